@@ -1,0 +1,67 @@
+"""Fair gradient clipping for PyTorch.
+
+A training update is the sum of what each demographic group's rows cause in it. fairclip measures
+those contributions, bounds them relative to each other (a *cap*), applies the standard modes of
+gradient clipping on top (a *clip*), and reports what each group gained and lost against an
+unclipped baseline. A bound on gradients is no guarantee about outcomes.
+
+The names below are loaded when they are first used: importing fairclip imports no torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairclip import clipping, datasets, metrics
+    from fairclip.capping import NormCap
+    from fairclip.clipper import FairClipper, StepRecord
+    from fairclip.comparison import compare
+    from fairclip.exceptions import FairclipWarning
+    from fairclip.groups import GroupBatchSampler, GroupEncoder, with_groups
+    from fairclip.trace import Trace
+    from fairclip.training import FairClipClassifier
+
+__all__ = [
+    "FairClipClassifier",
+    "FairClipper",
+    "FairclipWarning",
+    "GroupBatchSampler",
+    "GroupEncoder",
+    "NormCap",
+    "StepRecord",
+    "Trace",
+    "clipping",
+    "compare",
+    "datasets",
+    "metrics",
+    "with_groups",
+]
+
+__version__ = version("fairclip")
+
+_HOME = {
+    "FairClipClassifier": "training",
+    "FairClipper": "clipper",
+    "FairclipWarning": "exceptions",
+    "GroupBatchSampler": "groups",
+    "GroupEncoder": "groups",
+    "NormCap": "capping",
+    "StepRecord": "clipper",
+    "Trace": "trace",
+    "compare": "comparison",
+    "with_groups": "groups",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(import_module(f"fairclip.{_HOME[name]}"), name)
+        if name in __all__:
+            return import_module(f"fairclip.{name}")
+        raise AttributeError(f"module 'fairclip' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
