@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairclip import clipping, datasets, metrics
     from fairclip.capping import NormCap
-    from fairclip.clipper import FairClipper, StepRecord
+    from fairclip.clipper import FairClipper
     from fairclip.comparison import compare
     from fairclip.exceptions import FairclipWarning
     from fairclip.groups import GroupBatchSampler, GroupEncoder, with_groups
-    from fairclip.trace import Trace
+    from fairclip.trace import StepRecord, Trace
     from fairclip.training import FairClipClassifier
 
 __all__ = [
@@ -47,7 +47,7 @@ _HOME = {
     "GroupBatchSampler": "groups",
     "GroupEncoder": "groups",
     "NormCap": "capping",
-    "StepRecord": "clipper",
+    "StepRecord": "trace",
     "Trace": "trace",
     "compare": "comparison",
     "with_groups": "groups",

@@ -1,1 +1,54 @@
-"""Placeholder."""
+"""Audits and reports: labels, predictions and sensitive features in, tables and pages out.
+
+``sensitive_features`` are raw columns of N rows, as in fairlearn; K groups are the combinations of
+their levels. Everything returned is numbers, pandas tables and files; torch is not needed, and
+nothing of fairclip is imported.
+"""
+
+if __name__ == "metrics":
+    raise ImportError("This folder is installed as `fairclip.metrics`: import it by that name.")
+
+from ._audit import Audit, audit
+from ._canvas import to_svg
+from ._csv import neutralise_formulas
+from ._exceptions import MetricsWarning
+from ._flags import (
+    flag_capped_less_accurate,
+    flag_idle_cap,
+    flag_levelling_down,
+    flag_trivial,
+)
+from ._pareto import pareto_front
+from ._parts import Picture, Section, Table
+from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff
+from ._read import read_predictions
+from ._report import Report
+from ._seeds import over_seeds
+from ._summary import summary
+from ._tradeoff import Tradeoff, tradeoff
+
+__all__ = [
+    "Audit",
+    "MetricsWarning",
+    "Picture",
+    "Report",
+    "Section",
+    "Table",
+    "Tradeoff",
+    "audit",
+    "flag_capped_less_accurate",
+    "flag_idle_cap",
+    "flag_levelling_down",
+    "flag_trivial",
+    "neutralise_formulas",
+    "over_seeds",
+    "pareto_front",
+    "plot_by_group",
+    "plot_changes",
+    "plot_telemetry",
+    "plot_tradeoff",
+    "read_predictions",
+    "summary",
+    "to_svg",
+    "tradeoff",
+]

@@ -1,1 +1,23 @@
-"""Placeholder."""
+"""Training: rows, targets and group codes in, a fitted model out.
+
+``train`` runs the epochs over inputs ``(N, d)``, targets ``(N,)`` and group codes ``(N,)``; a
+*step* turns one batch of B rows into final gradients (`FairStep`, or the baselines `WeightedStep`
+and `GroupDROStep`), and ``infer`` returns the outputs ``(N, C)``. `FairClipClassifier` is all of
+it as a scikit-learn estimator.
+"""
+
+from fairclip.training._classifier import FairClipClassifier
+from fairclip.training._loop import infer, train
+from fairclip.training._mlp import make_mlp
+from fairclip.training._steps import FairStep, GroupDROStep, Step, WeightedStep
+
+__all__ = [
+    "FairClipClassifier",
+    "FairStep",
+    "GroupDROStep",
+    "Step",
+    "WeightedStep",
+    "infer",
+    "make_mlp",
+    "train",
+]

@@ -1,0 +1,329 @@
+"""One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fairclip.capping import NormCap
+from fairclip.clipping import Mode
+from fairclip.gradients import GradientEngine, GroupGradients
+from fairclip.groups import GroupEncoder
+from fairclip.trace import StepRecord, Trace
+
+__all__ = ["FairClipper"]
+
+_VERSION = 1
+
+Codes = Tensor | np.ndarray | Sequence[int]
+
+
+class FairClipper:
+    r"""Bound each demographic group's share of every update, then clip as usual.
+
+    It takes the place of ``torch.nn.utils.clip_grad_norm_`` in a training loop. With :math:`g_k`
+    what the rows of group k cause in the batch gradient and :math:`u` what rows of no known group
+    and no row cause, the step leaves
+
+    .. math:: \text{clip}\Bigl(\sum_k f_k\, g_k + u\Bigr), \qquad f = \text{cap}(\lVert g_k \rVert)
+
+    in ``.grad``. A cap with ``max_ratio=inf`` leaves the gradient bit for bit and only measures.
+    A norm that is not finite leaves it too, so that a ``GradScaler`` skips the step.
+
+    Wrapping the model for several processes or compiling it is refused for now.
+
+    Args:
+        model: Any module; the loss may be computed outside of it. Its forward and backward pass
+            stay the user's.
+        cap: The bound between groups.
+        clip: A mode of `fairclip.clipping` for the combined gradient; None for none.
+        encoder: A fitted `GroupEncoder`: names, counts and labels of the groups.
+        n_groups: K, instead of ``encoder``; rows are then counted as they are seen.
+        group_counts: (K,) rows of each group in the data, instead of ``encoder``.
+        check: Compare the sum over all groups with ``.grad`` in the first step ("first"), in every
+            step (True, about twice the time) or never (False).
+        on_nonfinite: "keep" leaves the gradient of such a step as it is; "raise" names the group
+            and the layer, which waits for the device.
+        batch_dim: Dimension of the model's inputs that holds the rows. None finds out in the first
+            step, and raises where two fit.
+        cosine: Record the cosines between the groups' contributions, which holds all of them.
+
+    Raises:
+        ValueError: If the model has no trainable parameters, the groups are not given in exactly
+            one way, or an option is unknown.
+        NotImplementedError: If the model is compiled, sharded or wrapped for several processes.
+
+    Source:
+        The definitions are fairclip's own; equalising group gradients instead of bounding them is
+        PCNGD (https://arxiv.org/abs/2207.00391).
+
+    Example:
+        >>> import torch, fairclip
+        >>> model = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> clipper = fairclip.FairClipper(model, group_counts=[60, 40])
+        >>> inputs, targets = torch.randn(10, 3), torch.randn(10, 1)
+        >>> groups = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])
+        >>> with clipper.watch(groups):
+        ...     torch.nn.functional.mse_loss(model(inputs), targets).backward()
+        >>> record = clipper.clip_grad_()
+        >>> optimizer.step()
+        >>> record.counts
+        tensor([6, 4])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cap: NormCap | None = None,
+        clip: Mode | None = None,
+        *,
+        encoder: GroupEncoder | None = None,
+        n_groups: int | None = None,
+        group_counts: Codes | None = None,
+        check: Literal["first"] | bool = "first",
+        on_nonfinite: Literal["keep", "raise"] = "keep",
+        batch_dim: int | None = None,
+        cosine: bool = False,
+    ) -> None:
+        if check not in ("first", True, False):
+            raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
+        if on_nonfinite not in ("keep", "raise"):
+            raise ValueError(f"`on_nonfinite` must be 'keep' or 'raise', got {on_nonfinite!r}.")
+        if sum(x is not None for x in (encoder, n_groups, group_counts)) != 1:
+            raise ValueError("Pass exactly one of `encoder`, `group_counts` and `n_groups`.")
+        cap = NormCap() if cap is None else cap
+        if encoder is not None:
+            names = encoder.names_
+            cap = _resolve_reference(cap, names)
+            self._cap_state = cap.init(encoder.counts_, encoder.strata_)
+        elif group_counts is not None:
+            self._cap_state = cap.init(group_counts)
+            names = [str(code) for code in range(len(group_counts))]
+        else:
+            self._cap_state = cap.init(n_groups=n_groups)
+            names = [str(code) for code in range(n_groups or 0)]
+        self.cap = cap
+        self.clip = clip
+        self.trace = Trace(names)
+        self._names = names
+        self._on_nonfinite = on_nonfinite
+        self._cosine = cosine
+        self._engine = GradientEngine(model, len(names), check=check, batch_dim=batch_dim)
+        self._parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._clip_state = None if clip is None else clip.init(self._parameters)
+
+    @contextmanager
+    def watch(self, groups: Codes) -> Iterator[None]:
+        """Measure whose rows cause what in the forward *and* backward pass inside.
+
+        Several windows before one `clip_grad_` accumulate; `clip_grad_` after each window treats
+        every micro-batch on its own and adds them up.
+
+        Args:
+            groups: (B,) integer codes in -1..K-1, on the CPU (elsewhere they cost one wait for the
+                device); -1 is unknown: kept, never capped, never a reference.
+
+        Raises:
+            TypeError: If the codes are not integers.
+            ValueError: If they are out of range, or not one a row.
+            RuntimeError: If no backward pass ran inside, or ``.grad`` was not zero before.
+        """
+        with self._engine.watch(self._check_codes(groups)):
+            yield
+
+    def backward(self, losses: Tensor, groups: Codes) -> None:
+        """Use instead of `watch`: backward of ``losses.mean()``, and once more for each group.
+
+        Exact for any model, batch statistics included, and K + 1 times the cost of a backward pass.
+
+        Args:
+            losses: (B,) one loss a row, as with ``reduction="none"``.
+            groups: (B,) as in `watch`.
+        """
+        self._engine.backward(losses, self._check_codes(groups))
+
+    def clip_grad_(
+        self,
+        scaler: torch.amp.GradScaler | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> StepRecord:
+        """Cap, recombine and clip; ``.grad`` is final afterwards.
+
+        Args:
+            scaler: The loss scaler, if the loss was scaled: it unscales here, once.
+            optimizer: Whose gradients it unscales; needed with ``scaler``.
+
+        Returns:
+            What happened, as tensors on the device; also kept in ``trace``.
+
+        Raises:
+            RuntimeError: If no window came before; with ``on_nonfinite="raise"`` if a norm is not
+                finite.
+            ValueError: If only one of ``scaler`` and ``optimizer`` is given.
+        """
+        if (scaler is None) != (optimizer is None):
+            raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
+        scale = None
+        if scaler is not None and optimizer is not None:
+            # Asked on the device: `get_scale` would wait for it.
+            scale = 1 / scaler.scale(torch.ones((), device=self._parameters[0][1].device))
+            scaler.unscale_(optimizer)
+        with torch.no_grad():
+            by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
+            gradients = self._engine.collect(by_layer=by_layer, scale=scale)
+            record = self._cap_and_clip(gradients)
+        self._engine.settle()
+        self.trace.append(record)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs to go on bit for bit."""
+        return {
+            "version": _VERSION,
+            "names": list(self._names),
+            "cap": self._cap_state.state_dict(),
+            "clip": None if self._clip_state is None else self._clip_state.state_dict(),
+            "trace": self.trace.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: If it is of another version, or of other groups.
+        """
+        if state.get("version") != _VERSION:
+            raise ValueError(
+                f"The state has version {state.get('version')!r}; this fairclip reads {_VERSION}."
+            )
+        if state["names"] != list(self._names):
+            raise ValueError("The state is of other groups: fit the encoder as it was then.")
+        self._cap_state.load_state_dict(state["cap"])
+        if self._clip_state is not None:
+            self._clip_state.load_state_dict(state["clip"])
+        self.trace.load_state_dict(state["trace"])
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self._engine.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
+        counts = gradients.row_counts()
+        gramian = gradients.gramian()  # (K + 1, K + 1) or (L, K + 1, K + 1)
+        whole = gramian.sum(0) if gramian.ndim == 3 else gramian
+        norms = whole.diagonal().sqrt()  # (K + 1,)
+        nonfinite = ~norms.isfinite()
+        if self._on_nonfinite == "raise":
+            self._raise_if_nonfinite(nonfinite, gramian, gradients)
+        norms, present = norms[:-1], counts > 0
+        compared = norms
+        if self.cap.scope == "layer":
+            compared = gramian.diagonal(dim1=-2, dim2=-1).sqrt()[:, :-1]  # (L, K)
+        else:
+            gramian = whole
+        factors = self.cap(compared, counts, present, self._cap_state)  # as `compared`
+        share, squared = _shares(gramian, factors)
+        norm_uncapped, norm_capped = whole.sum().sqrt(), squared.sqrt()
+        if not math.isinf(self.cap.max_ratio):
+            gradients.recombine_(factors)
+            if self.cap.preserve_norm:
+                scale = torch.where(norm_capped > 0, norm_uncapped / norm_capped, 1.0)
+                torch._foreach_mul_(gradients.totals, torch.where(nonfinite.any(), 1.0, scale))
+                norm_capped = norm_uncapped
+            self._engine.write_back(gradients)
+        clip = None if self.clip is None else self.clip(self._parameters, self._clip_state)
+        return StepRecord(
+            group_norms=torch.where(present, norms, torch.nan),
+            cap_norms=self._cap_state.averages,
+            factors=factors,
+            ratio_after=_ratio(factors * compared, self._cap_state.reference),
+            share=share,
+            counts=counts,
+            norm_uncapped=norm_uncapped,
+            norm_capped=norm_capped,
+            norm_clipped=norm_capped if clip is None else self._norm(),
+            nonfinite=nonfinite[:-1],
+            clip=clip,
+            cosine=whole[:-1, :-1] / norms.outer(norms) if self._cosine else None,
+            layers=tuple(gradients.layers or ()) if self.cap.scope == "layer" else None,
+        )
+
+    def _norm(self) -> Tensor:
+        grads = [p.grad for _, p in self._parameters if p.grad is not None]
+        total: Tensor = torch.nn.utils.get_total_norm(grads)
+        return total
+
+    def _raise_if_nonfinite(
+        self, nonfinite: Tensor, gramian: Tensor, gradients: GroupGradients
+    ) -> None:
+        parts = [part for part, flag in enumerate(nonfinite.tolist()) if flag]
+        if not parts:
+            return
+        # What is got by subtraction is not finite either when a held part is not.
+        part = next((part for part in parts if part != gradients.rest), parts[0])
+        finite = gramian[:, part, part].isfinite().tolist()
+        layer = list(gradients.layers or ())[finite.index(False)]
+        whose = f"group '{self._names[part]}'" if part < len(self._names) else "unknown rows"
+        raise RuntimeError(
+            f"The gradient of {whose} is not finite in layer '{layer}'. Lower the learning rate or "
+            "the loss scale, or pass `on_nonfinite='keep'`."
+        )
+
+    def _check_codes(self, groups: Codes) -> Tensor:
+        codes = torch.as_tensor(groups)
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise TypeError(
+                f"`groups` must be integer codes, got {codes.dtype}. `GroupEncoder` makes them."
+            )
+        if codes.ndim != 1 or codes.numel() == 0:
+            raise ValueError(f"`groups` must be (B,) with B > 0, got {tuple(codes.shape)}.")
+        codes = codes.to("cpu", torch.int64)
+        least, most = (int(x) for x in codes.aminmax())
+        if least < -1 or most >= len(self._names):
+            raise ValueError(
+                f"`groups` must be in -1..{len(self._names) - 1}, got {least}..{most}."
+            )
+        return codes
+
+
+def _shares(gramian: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each group's projection on the update over its squared norm, (K,), and that norm."""
+    factors = torch.nn.functional.pad(factors, (0, 1), value=1.0)  # u is never capped
+    aligned = (gramian @ factors.unsqueeze(-1)).squeeze(-1) * factors  # (K + 1,) or (L, K + 1)
+    aligned = aligned.sum(0) if aligned.ndim == 2 else aligned
+    squared = aligned.sum().clamp(min=0)  # rounding
+    return (aligned / squared).narrow(0, 0, len(aligned) - 1), squared
+
+
+def _ratio(capped: Tensor, reference: Tensor | None) -> Tensor:
+    """Return the largest capped norm over its reference's, NaN where a reference is absent."""
+    assert reference is not None
+    length = capped.gather(-1, reference)  # 0 for an absent group
+    return torch.where(length > 0, capped / length, torch.nan).amax()
+
+
+def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:
+    """Return the cap with a reference given by name replaced by codes."""
+    if not isinstance(cap.reference, str) or cap.reference in ("minority", "smallest_norm"):
+        return cap
+    levels = f"{cap.reference}, y="
+    codes = tuple(
+        code for code, name in enumerate(names) if name == cap.reference or name.startswith(levels)
+    )
+    if not codes:
+        raise ValueError(
+            f"`reference` {cap.reference!r} is not a group; the groups are {', '.join(names)}."
+        )
+    return replace(cap, reference=codes)

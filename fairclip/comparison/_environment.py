@@ -1,0 +1,31 @@
+"""What a rerun would need to know about this run."""
+
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from fairclip.comparison._settings import Settings
+from fairclip.comparison._source import Source
+
+_PACKAGES = ("fairclip", "torch", "numpy", "pandas", "scikit-learn", "scipy")
+
+
+def describe_environment(source: Source, settings: Settings) -> dict[str, Any]:
+    """Return data, seeds, device, threads, versions and the command line."""
+    return {
+        "data": {
+            "name": source.name,
+            "sha256": source.sha256,
+            "rows": len(source.frame),
+            "origin": source.origin,
+        },
+        "seeds": list(range(settings.seeds)),
+        "device": settings.device,
+        "threads": 1,
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in _PACKAGES},
+        "platform": platform.platform(),
+        "command_line": shlex.join(sys.argv),
+    }

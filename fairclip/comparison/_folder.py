@@ -1,0 +1,98 @@
+"""The folder of a run: built under another name, and renamed when it is whole."""
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fairclip.comparison._settings import Settings
+
+_CONFIG = "config.toml"
+_ENVIRONMENT = "environment.json"
+_KIND = "fairclip compare"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is written to.
+
+    Attributes:
+        final: Where it ends up.
+        work: Where it is built; what is in there survives an interruption.
+    """
+
+    final: Path
+    work: Path
+
+    def finish(self) -> None:
+        """Put the work in its final place, instead of an earlier run."""
+        aside = Path(tempfile.mkdtemp(prefix=f".{self.final.name}.", dir=self.final.parent))
+        if self.final.exists():
+            self.final.rename(aside / "earlier")
+        self.work.rename(self.final)
+        (self.final / "tasks").rename(aside / "tasks")
+        shutil.rmtree(aside)
+
+
+def open_folder(
+    out: Path, settings: Settings, environment: dict[str, Any], *, resume: bool, overwrite: bool
+) -> RunFolder:
+    """Check that ``out`` may be written, and make or find the folder of the work.
+
+    Raises:
+        OSError: If the folder cannot be made.
+        ValueError: If something else is there, or a run that may not be touched.
+    """
+    out = out.resolve()
+    folder = RunFolder(out, out.with_name(f"{out.name}.partial"))
+    for path in (folder.final, folder.work):
+        if path.exists() and not _is_run(path):
+            raise ValueError(f"{path} exists and is not a run of fairclip: choose another `out`.")
+    if folder.final.exists() and not overwrite:
+        raise ValueError(f"{out} is a finished run: choose another `out`, or `overwrite` it.")
+    if folder.work.exists() and resume:
+        _check_same(folder.work, settings, environment)
+        return folder
+    if folder.work.exists() and not overwrite:
+        raise ValueError(f"{folder.work} is an unfinished run: `resume` it, or `overwrite` it.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    new.chmod(0o755)  # mkdtemp's folder is for its owner alone
+    (new / _CONFIG).write_text(settings.to_toml(), encoding="utf-8")
+    (new / _ENVIRONMENT).write_text(
+        json.dumps({"kind": _KIND, **environment}, indent=2) + "\n", encoding="utf-8"
+    )
+    if folder.work.exists():
+        shutil.rmtree(folder.work)
+    new.rename(folder.work)
+    return folder
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        environment = json.loads((path / _ENVIRONMENT).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(environment, dict) and environment.get("kind") == _KIND
+
+
+def _check_same(work: Path, settings: Settings, environment: dict[str, Any]) -> None:
+    """Raise if the run in ``work`` was started on something else."""
+    before = Settings.read(work / _CONFIG)
+    earlier = json.loads((work / _ENVIRONMENT).read_bytes())
+    different = [
+        f"`{name}` was {value}, now {getattr(settings, name)}"
+        for name, value in asdict(before).items()
+        if name != "data" and value != getattr(settings, name)
+    ]
+    if earlier["data"]["sha256"] != environment["data"]["sha256"]:
+        different.append("the data are others")
+    if earlier["versions"] != environment["versions"]:
+        different.append("the versions are others")
+    if different:
+        raise ValueError(
+            f"{work} was started differently ({'; '.join(different)}): "
+            "run it as before, or `overwrite` it."
+        )

@@ -1,0 +1,90 @@
+"""Does what was computed for every group add up to the gradient?"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairclip.exceptions import FairclipWarning
+from fairclip.gradients._calls import Call
+
+
+def tolerance(calls: Sequence[Call]) -> float:
+    """Return how much two ways to compute a gradient may differ: the root of the dtype's eps."""
+    eps = max(_eps(grad) for call in calls for grad in call.grads if grad is not None)
+    return float(eps**0.5)
+
+
+def _eps(grad: Tensor) -> float:
+    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    if grad.is_cuda and grad.dtype == torch.float32 and tf32:
+        return 2.0**-10
+    return torch.finfo(grad.dtype).eps
+
+
+def differing(
+    totals: Mapping[str, Tensor], sums: Mapping[str, Sequence[Tensor]], tolerance: float
+) -> list[str]:
+    """Return the parameters whose sums over all parts do not add up to their total.
+
+    Differences are relative to the largest of the terms; below ``10 * tolerance**2`` times the
+    norm of the whole gradient they are rounding.
+    """
+    floor = 10 * tolerance**2 * _norm(totals.values())
+    found = []
+    for name, total in totals.items():
+        parts = list(sums.get(name, ()))
+        difference = _norm([total - sum(parts, torch.zeros_like(total))])
+        scale = max(_norm([tensor]) for tensor in (total, *parts))
+        # Not >, so that nan counts as a difference unless the gradient itself is not finite.
+        if not difference <= max(tolerance * scale, floor) and bool(total.isfinite().all()):
+            found.append(name)
+    return found
+
+
+def warn_of_batch_norm(calls: Iterable[Call]) -> None:
+    """Warn where batch statistics mix the rows."""
+    mixing = [
+        call.key[0]
+        for call in calls
+        if isinstance(call.module, nn.modules.batchnorm._BatchNorm) and call.module.training
+    ]
+    if mixing:
+        warnings.warn(
+            f"{_listed(mixing)} normalises by batch statistics in training, which depend on every "
+            "row: the groups' contributions add up to the gradient, but are not the gradients of "
+            "each group's own loss. `clipper.backward(losses, groups)` gives those.",
+            FairclipWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_missed_rows(names: Sequence[str]) -> None:
+    """Warn that these parameters cost more than others."""
+    warnings.warn(
+        f"{_listed(names)} is used outside of the forward pass of the module that holds it. Its "
+        "group gradients come from running the model again, which costs more time.",
+        FairclipWarning,
+        stacklevel=2,
+    )
+
+
+def warn_of_penalty(names: Sequence[str]) -> None:
+    """Warn that a part of the gradient belongs to no row."""
+    warnings.warn(
+        f"A part of the gradient of {_listed(names)} comes from no row of the batch, as that of a "
+        "penalty on the weights does. It is kept as it is and never capped.",
+        FairclipWarning,
+        stacklevel=2,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    squares = [t.detach().double().square().sum() for t in tensors]
+    return float(torch.stack([s.cpu() for s in squares]).sum().sqrt())

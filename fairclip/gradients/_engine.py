@@ -1,0 +1,263 @@
+"""From a user's own forward and backward pass to the gradient of every group."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fairclip.gradients._calls import Call, CallRecorder, Detail
+from fairclip.gradients._checks import (
+    differing,
+    tolerance,
+    warn_of_batch_norm,
+    warn_of_missed_rows,
+    warn_of_penalty,
+)
+from fairclip.gradients._ledger import GradLedger
+from fairclip.gradients._measure import Sums, measure
+from fairclip.gradients._pending import Pending, write_back
+from fairclip.gradients._plan import Plan
+from fairclip.gradients._probe import find_layouts
+from fairclip.gradients._rerun import runs_alone
+from fairclip.gradients._rows import BatchRows, Slots
+from fairclip.gradients._sums import GroupGradients
+from fairclip.gradients._supported import check_single_process, trainable_parameters
+
+
+class GradientEngine:
+    """Measures what each group's rows cause in the gradient of a model.
+
+    Forward hooks keep the input of every module that holds parameters, hooks on the autograd graph
+    the gradient of its output; both have rows, and the rows of a group give the group's gradient
+    (a rule for each layer type, or a re-run of the module). The first window is where the engine
+    learns which dimension of which tensor holds the rows, and where it checks itself.
+
+    Args:
+        model: The user's; its own hooks, mode and random numbers stay as they are.
+        n_groups: K.
+        check: Compare the sum over all groups with ``.grad``: in the first step, always, or never.
+        batch_dim: The dimension of the model's inputs that holds the rows; None finds out.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        n_groups: int,
+        *,
+        check: Literal["first"] | bool = "first",
+        batch_dim: int | None = None,
+    ) -> None:
+        self._parameters = trainable_parameters(model)
+        self._n_groups = n_groups
+        self._check = check
+        self._batch_dim = batch_dim
+        by_id = {id(p): name for name, p in self._parameters.items()}
+        modules = {
+            name: module
+            for name, module in model.named_modules()
+            if any(p.requires_grad for p in module.parameters())
+        }
+        self._owners = {
+            name: held
+            for name, module in modules.items()
+            if (
+                held := {
+                    local: by_id[id(p)]
+                    for local, p in module.named_parameters(recurse=False)
+                    if p.requires_grad
+                }
+            )
+        }
+        self._recorder = CallRecorder(modules)
+        self._recorder.hook(dict.fromkeys(modules, "replay"))
+        self._plan = Plan()
+        self._ledger = GradLedger(self._parameters)
+        self._unchecked = check == "first"
+        self._has_penalty = False
+        self._watching = False
+        self._pending: Pending | None = None
+
+    @contextmanager
+    def watch(self, codes: Tensor) -> Iterator[None]:
+        """Measure the forward and backward pass inside; `codes` (B,) are checked."""
+        rows = self._open(codes)
+        try:
+            with self._recorder.recording() as calls:
+                yield
+            self._close(calls, rows)
+        except BaseException:
+            self._pending = None
+            self._ledger.abandon()
+            raise
+        finally:
+            self._watching = False
+            for call in calls:
+                call.release()
+
+    def backward(self, losses: Tensor, codes: Tensor) -> None:
+        """Run one backward pass a group over one forward pass: exact for any model, and slow."""
+        if losses.shape != codes.shape:
+            raise ValueError(
+                f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
+                f"{tuple(losses.shape)}. Use `reduction='none'`."
+            )
+        rows = self._open(codes)
+        try:
+            slots = rows.slots(rows.present(), losses.device)
+            names = list(self._parameters)
+            sums: Sums = defaultdict(list)
+            for part in slots.split(losses):
+                grads = torch.autograd.grad(
+                    part.sum() / rows.n_rows,
+                    list(self._parameters.values()),
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                for name, grad in zip(names, grads, strict=True):
+                    sums[name].append(grad)
+            losses.mean().backward()
+            self._add(sums, slots, rows, rest=self._n_groups)
+        finally:
+            self._watching = False
+
+    def collect(self, *, by_layer: bool = False, scale: Tensor | None = None) -> GroupGradients:
+        """End the step: return the contributions of all windows since the last one.
+
+        Args:
+            by_layer: Tell layers apart.
+            scale: What ``.grad`` was multiplied by since, as a loss scaler does.
+
+        Raises:
+            RuntimeError: If there was no window.
+        """
+        if self._watching:
+            raise RuntimeError("Leave `watch` before `clip_grad_()`.")
+        if self._pending is None:
+            raise RuntimeError(
+                "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first."
+            )
+        pending, self._pending = self._pending, None
+        return pending.gradients(self._parameters, by_layer=by_layer, scale=scale)
+
+    def write_back(self, gradients: GroupGradients) -> None:
+        """Put the total, which may have been changed, into ``.grad``."""
+        write_back(gradients, self._parameters.values())
+
+    def settle(self) -> None:
+        """Say that ``.grad`` is final for this step."""
+        self._ledger.settle()
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self._recorder.remove()
+
+    def _open(self, codes: Tensor) -> BatchRows:
+        check_single_process()
+        if self._watching:
+            raise RuntimeError("`watch` is open already; windows cannot be nested.")
+        if not self._ledger.open(pending=self._pending is not None):
+            self._pending = None
+        self._watching = True
+        return BatchRows.from_codes(codes, self._n_groups)
+
+    def _close(self, calls: list[Call], rows: BatchRows) -> None:
+        names = [name for name, p in self._parameters.items() if p.grad is not None]
+        reached = [call for call in calls if call.reached()]
+        if not reached:
+            raise RuntimeError(
+                "The forward pass was outside of `watch`: put it inside, with the backward pass."
+                if names
+                else "No backward pass ran inside `watch`: call `loss.backward()` before it ends."
+            )
+        device = self._grad(names[0]).device
+        if not all(map(self._plan.knows, reached)) or not self._plan.served().issuperset(names):
+            self._learn(calls, reached, rows.slots(rows.present(), device), names)
+        if self._pending is None and (self._check is True or self._unchecked):
+            self._check_sums(reached, rows.slots(rows.present(), device), names)
+            self._unchecked = False
+        rest = self._rest(rows)
+        slots = rows.slots([part for part in rows.present() if part != rest], device)
+        self._add(self._measure(reached, slots, names), slots, rows, rest)
+
+    def _rest(self, rows: BatchRows) -> int:
+        """Return the part to get by subtraction: the largest, or u where a penalty is in it."""
+        if self._pending is not None:
+            return self._pending.rest
+        if self._has_penalty:
+            return self._n_groups
+        return rows.counts.index(max(rows.counts))
+
+    def _add(self, sums: Sums, slots: Slots, rows: BatchRows, rest: int) -> None:
+        if self._pending is None:
+            self._pending = Pending(rest, self._n_groups)
+        self._pending.add(sums, slots, rows)
+        self._ledger.close()
+
+    def _learn(
+        self, calls: list[Call], reached: list[Call], slots: Slots, names: list[str]
+    ) -> None:
+        """Find the rows of every tensor, and decide which calls serve which parameter."""
+        plan = self._plan
+        if not plan.n_dims:
+            warn_of_batch_norm(reached)
+        plan.layouts.update(find_layouts(calls, slots.n_rows, self._recorder, self._batch_dim))
+        plan.n_dims.update({call.key: call.n_dims for call in reached})
+        plan.entries.update(call.key[0] for call in reached if call.is_entry)
+        plan.assign(names, self._owners, reached)
+        self._find_alone(plan, reached, slots)
+        self._unchecked = self._check == "first"
+        self._hook()
+
+    def _find_alone(self, plan: Plan, calls: Sequence[Call], slots: Slots) -> None:
+        for call in calls:
+            module = call.key[0]
+            if plan.by_rerun[module]:
+                alone = runs_alone(call, plan.layouts[call.key], slots.n_rows)
+                plan.alone[module] = plan.alone.get(module, True) and alone
+
+    def _hook(self) -> None:
+        details: dict[str, Detail] = dict.fromkeys(self._owners, "call")
+        details.update(dict.fromkeys(self._plan.entries, "scope"))
+        details.update({name: "replay" for name, served in self._plan.by_rerun.items() if served})
+        self._recorder.hook(details)
+
+    def _check_sums(self, calls: list[Call], slots: Slots, names: list[str]) -> None:
+        """Compute every part and add up; what does not, is missed rows or a penalty."""
+        error = tolerance(calls)
+        totals = {name: self._grad(name) for name in names}
+        sums = self._measure(calls, slots, names)
+        missing = differing(totals, sums, error)
+        if not missing:
+            return
+        # The outputs of the outermost modules know all that rows can cause.
+        plan = self._plan.copy()
+        for name in missing:
+            plan.hand_over(name, [], calls)
+        self._find_alone(plan, calls, slots)
+        again = measure(calls, plan, self._owners, self._chosen(missing), slots)
+        first = {name: torch.stack(sums.get(name, [totals[name] * 0])).sum(0) for name in missing}
+        if moved := differing(first, again, error):
+            warn_of_missed_rows(moved)
+            for name in set(missing).difference(moved):
+                plan.keep(name, self._plan)
+            self._plan = plan
+            self._hook()
+        if penalised := differing({name: totals[name] for name in missing}, again, error):
+            if not self._has_penalty:
+                warn_of_penalty(penalised)
+            self._has_penalty = True
+
+    def _measure(self, calls: list[Call], slots: Slots, names: list[str]) -> Sums:
+        return measure(calls, self._plan, self._owners, self._chosen(names), slots)
+
+    def _chosen(self, names: list[str]) -> dict[str, nn.Parameter]:
+        return {name: self._parameters[name] for name in names}
+
+    def _grad(self, name: str) -> Tensor:
+        grad = self._parameters[name].grad
+        assert grad is not None
+        return grad

@@ -1,0 +1,92 @@
+"""Where the rows of the batch are in a tensor. Shapes: B rows, m entries of each row."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The dimension of a tensor that holds the rows.
+
+    ``order`` says how a dimension of B * m entries counts them: "row" has one entry a row (m = 1),
+    "row_major" is b * m + j, "row_minor" is j * B + b.
+    """
+
+    dim: int
+    order: Literal["row", "row_major", "row_minor"] = "row"
+
+    def fits(self, tensor: Tensor, n_rows: int) -> bool:
+        """Say whether a tensor of this shape can hold that many rows."""
+        if self.dim >= tensor.ndim:
+            return False
+        size = tensor.shape[self.dim]
+        return size == n_rows if self.order == "row" else size % n_rows == 0
+
+    def rows(self, tensor: Tensor, n_rows: int) -> Tensor:
+        """Return a view (B, ...), or (B, m, ...) where a row has m entries."""
+        moved = tensor if self.dim == 0 else tensor.movedim(self.dim, 0)
+        if self.order == "row_major":
+            return moved.reshape(n_rows, -1, *moved.shape[1:])
+        if self.order == "row_minor":
+            return moved.reshape(-1, n_rows, *moved.shape[1:]).transpose(0, 1)
+        return moved
+
+    def tensor(self, rows: Tensor) -> Tensor:
+        """Undo `rows`."""
+        if self.order == "row_major":
+            rows = rows.flatten(0, 1)
+        elif self.order == "row_minor":
+            rows = rows.transpose(0, 1).flatten(0, 1)
+        return rows if self.dim == 0 else rows.movedim(0, self.dim)
+
+    def leading(self, tensor: Tensor, n_rows: int) -> Tensor:
+        """Return the tensor (B * m, ...) with the entries of each row side by side."""
+        rows = self.rows(tensor, n_rows)
+        return rows if self.order == "row" else rows.flatten(0, 1)
+
+    def select(self, tensor: Tensor, n_rows: int, index: Tensor) -> Tensor:
+        """Return the tensor that holds only the rows `index`."""
+        return self.tensor(self.rows(tensor, n_rows).index_select(0, index))
+
+
+SHARED = Layout(-1)
+"""The layout of a tensor that all rows share, such as a table or a mask of positions."""
+
+
+def find_layout(whole: Tensor, part: Tensor, n_rows: int, index: Tensor) -> Layout | None:
+    """Compare a tensor of the whole batch with the same one of the rows `index` alone.
+
+    Returns the only layout under which the part holds those rows of the whole, ``SHARED`` where
+    both are the same, None where no layout fits or several do: sizes are never guessed.
+    """
+    if whole.shape == part.shape:
+        return SHARED if is_close(whole, part) else None
+    if whole.ndim != part.ndim:
+        return None
+    dims = [d for d in range(whole.ndim) if whole.shape[d] != part.shape[d]]
+    if len(dims) != 1:
+        return None
+    dim, n_part = dims[0], index.numel()
+    if whole.shape[dim] * n_part != part.shape[dim] * n_rows or whole.shape[dim] % n_rows:
+        return None
+    candidates = (
+        [Layout(dim)]
+        if whole.shape[dim] == n_rows
+        else [Layout(dim, "row_major"), Layout(dim, "row_minor")]
+    )
+    fitting = [c for c in candidates if is_close(c.select(whole, n_rows, index), part)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def is_close(expected: Tensor, found: Tensor) -> bool:
+    """Say whether both hold the same values but for rounding."""
+    found = found.detach()
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return bool(torch.equal(expected, found))
+    # Kernels round differently for other batch sizes; wrong rows are off by the size of the values.
+    tolerance = float(torch.finfo(expected.dtype).eps) ** 0.5
+    scale = expected.detach().abs().amax().item() if expected.numel() else 0.0
+    return torch.allclose(expected, found, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -1,0 +1,146 @@
+"""Which calls give which parameter's group sums, and how."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from fairclip.gradients._calls import Call, Key
+from fairclip.gradients._probe import Layouts, has_rows
+from fairclip.gradients._rerun import can_rerun
+from fairclip.gradients._rules import Rule, find_rule
+
+Owners = Mapping[str, Mapping[str, str]]
+"""For each module that holds trainable parameters itself: their local and their full names."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What was learnt of a model's calls.
+
+    Args:
+        layouts: Of every call whose rows are known.
+        rules: Of every call that has one.
+        n_dims: Of every call that was learnt: another number of dimensions is another call.
+        by_rule: Modules with a rule, and the full names of the parameters it serves.
+        by_rerun: Modules that are run again, and the full names of the parameters that this serves.
+        alone: The run-again modules whose rows can run without the rest of the batch.
+        entries: The outermost modules.
+    """
+
+    layouts: dict[Key, Layouts] = field(default_factory=dict)
+    rules: dict[Key, Rule] = field(default_factory=dict)
+    n_dims: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    by_rule: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_rerun: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    alone: dict[str, bool] = field(default_factory=dict)
+    entries: set[str] = field(default_factory=set)
+
+    def knows(self, call: Call) -> bool:
+        """Say whether a call is as it was learnt."""
+        return self.n_dims.get(call.key) == call.n_dims
+
+    def served(self) -> set[str]:
+        """Return the parameters that some call serves."""
+        return set().union(*self.by_rule.values(), *self.by_rerun.values())
+
+    def assign(self, names: Iterable[str], owners: Owners, calls: Sequence[Call]) -> None:
+        """Decide for each parameter of `names` which modules' calls serve it.
+
+        The modules that hold it do, by their rule or by being run again. Where their rows are not
+        known, or where none of them was called, the nearest module around them that was called
+        does; for a parameter of several modules, the outermost ones.
+
+        Raises:
+            RuntimeError: If no module around a parameter has outputs with rows.
+        """
+        modules = _by_module(calls)
+        for name in names:
+            holders = [module for module, held in owners.items() if name in held.values()]
+            called = [module for module in holders if module in modules]
+            if called and all(self._serves_itself(modules[module]) for module in called):
+                self._forget(name)
+                for module in called:
+                    by = self.by_rule if self._has_rule(modules[module]) else self.by_rerun
+                    by[module].add(name)
+                    self.rules.update(
+                        {call.key: rule for call in modules[module] if (rule := self._rule(call))}
+                    )
+            else:
+                self.hand_over(name, holders, calls)
+
+    def hand_over(self, name: str, holders: Sequence[str], calls: Sequence[Call]) -> None:
+        """Let the nearest module around a parameter's only holder serve it, else the outermost.
+
+        Raises:
+            RuntimeError: If no module around the parameter has outputs with rows.
+        """
+        self._forget(name)
+        modules = _by_module(calls)
+        for module in _ancestors(holders[0]) if len(holders) == 1 else []:
+            if module in modules and self._can_rerun(modules[module]):
+                self.by_rerun[module].add(name)
+                return
+        outermost = [module for module in self.entries if module in modules]
+        if not outermost or not all(self._can_rerun(modules[module]) for module in outermost):
+            raise RuntimeError(_cannot(name))
+        for module in outermost:
+            self.by_rerun[module].add(name)
+
+    def keep(self, name: str, other: "Plan") -> None:
+        """Serve a parameter as another plan does."""
+        self._forget(name)
+        for mine, others in ((self.by_rule, other.by_rule), (self.by_rerun, other.by_rerun)):
+            for module, served in others.items():
+                if name in served:
+                    mine[module].add(name)
+
+    def copy(self) -> "Plan":
+        """Return a plan that can be changed on its own."""
+        return deepcopy(self)
+
+    def _forget(self, name: str) -> None:
+        for served in (*self.by_rule.values(), *self.by_rerun.values()):
+            served.discard(name)
+
+    def _rule(self, call: Call) -> Rule | None:
+        """Return the rule that serves a call, None where rows are not known or none does."""
+        layouts = self.layouts.get(call.key, [])
+        if len(layouts) != 2 or layouts[0] is None or not all(map(has_rows, layouts)):
+            return None  # every rule takes one input and gives one output
+        return find_rule(call.module, layouts[0].dim)
+
+    def _serves_itself(self, calls: Sequence[Call]) -> bool:
+        return self._has_rule(calls) or self._can_rerun(calls)
+
+    def _has_rule(self, calls: Sequence[Call]) -> bool:
+        return all(self._rule(call) is not None for call in calls)
+
+    def _can_rerun(self, calls: Sequence[Call]) -> bool:
+        return all(can_rerun(call, self.layouts.get(call.key)) for call in calls)
+
+
+def _by_module(calls: Iterable[Call]) -> dict[str, list[Call]]:
+    modules: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        if call.reached():
+            modules[call.key[0]].append(call)
+    return modules
+
+
+def _ancestors(module: str) -> list[str]:
+    """Return the names of the modules around one, the nearest first and the model last."""
+    names = []
+    while module:
+        module = module.rpartition(".")[0]
+        names.append(module)
+    return names
+
+
+def _cannot(name: str) -> str:
+    return (
+        f"The rows of the batch cannot be told apart where parameter '{name}' is used: neither the "
+        "module that holds it nor any module around it returns one output a row. Let the model "
+        "return its outputs and compute the loss outside of it, or use "
+        "`clipper.backward(losses, groups)`."
+    )

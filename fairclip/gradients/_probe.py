@@ -1,0 +1,150 @@
+"""Find where the rows are in every recorded tensor: run the model on some rows alone and compare.
+
+Adding up over the groups cannot find wrong rows, since any split of the rows adds up to the whole.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fairclip.gradients._calls import Call, CallRecorder, Key
+from fairclip.gradients._layout import SHARED, Layout, find_layout
+from fairclip.gradients._replay import Snapshot
+
+Layouts = list[Layout | None]
+"""One for each leaf of a call's inputs and outputs; None where it is not known."""
+
+
+def has_rows(layout: Layout | None) -> bool:
+    """Say whether a layout is known and holds rows."""
+    return layout is not None and layout != SHARED
+
+
+def some_rows(n_rows: int, device: torch.device) -> Tensor:
+    """Return the numbers of another number of rows: about half, or one of them twice."""
+    if n_rows == 1:
+        return torch.zeros(2, dtype=torch.int64, device=device)
+    # Not a prefix and not in order, so that anything that goes by position is found out.
+    return torch.arange(n_rows - 1, -1, -2, device=device)
+
+
+def find_layouts(
+    calls: Sequence[Call], n_rows: int, recorder: CallRecorder, batch_dim: int | None
+) -> dict[Key, Layouts]:
+    """Return the layouts of every call of a window.
+
+    Each outermost call is run twice more with all train flags off, on the whole batch and on about
+    half of the rows in reverse order; a tensor's layout is the one under which the second run
+    holds those rows of the first.
+
+    Raises:
+        ValueError: If no input has B rows, or if two dimensions hold them equally well.
+    """
+    found: dict[Key, Layouts] = {}
+    ended: Counter[str] = Counter()
+    inside: Counter[str] = Counter()
+    for call in calls:
+        inside[call.key[0]] += 1
+        if not call.is_entry:
+            continue
+        if call.reached():
+            for (name, ordinal), layouts in _of_entry(call, n_rows, recorder, batch_dim).items():
+                found[name, ended[name] + ordinal] = layouts
+        ended.update(inside)
+        inside.clear()
+    # A call that went otherwise in evaluation is left out, and so not known.
+    expected = {call.key: len(call.n_dims) for call in calls}
+    return {key: found[key] for key in found if expected.get(key) == len(found[key])}
+
+
+def _of_entry(
+    entry: Call, n_rows: int, recorder: CallRecorder, batch_dim: int | None
+) -> dict[Key, Layouts]:
+    device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), torch.device("cpu"))
+    index = some_rows(n_rows, device)
+    whole = _run(entry, entry.inputs, recorder)
+    results: list[dict[Key, Layouts]] = []
+    for guess in _guesses(entry, n_rows, batch_dim):
+        part_inputs = [
+            leaf if layout is None or layout == SHARED else layout.select(leaf, n_rows, index)
+            for leaf, layout in zip(entry.inputs, guess, strict=True)
+        ]
+        try:
+            part = _run(entry, part_inputs, recorder)
+        except Exception:  # a wrong guess may fail in any way the model can
+            continue
+        results.append(_compare(whole, part, n_rows, index))
+        results[-1][entry.key[0], 0][: len(guess)] = guess
+    return _best(results, entry, n_rows)
+
+
+def _guesses(entry: Call, n_rows: int, batch_dim: int | None) -> Iterator[Layouts]:
+    """Yield the ways in which the inputs of an outermost call can hold the rows."""
+    choices: list[list[Layout]] = []
+    for leaf in entry.inputs:
+        if not isinstance(leaf, Tensor):
+            choices.append([SHARED])
+            continue
+        dims = range(min(2, leaf.ndim)) if batch_dim is None else [batch_dim]
+        fitting = [Layout(d) for d in dims if d < leaf.ndim and leaf.shape[d] == n_rows]
+        choices.append([*fitting, SHARED])
+    for guess in product(*choices):
+        if any(has_rows(layout) for layout in guess):
+            yield list(guess)
+
+
+def _best(results: list[dict[Key, Layouts]], entry: Call, n_rows: int) -> dict[Key, Layouts]:
+    if not results:
+        raise ValueError(
+            f"`groups` has {n_rows} codes, but no input of {_name(entry)} has that many rows "
+            "(dimension 0, or 1 where the batch is second). Pass one code a row of the batch, or "
+            "`batch_dim`."
+        )
+    scores = [sum(has_rows(x) for layouts in r.values() for x in layouts) for r in results]
+    best = max(scores)
+    if scores.count(best) > 1:
+        raise ValueError(
+            f"Two dimensions of the inputs of {_name(entry)} hold {n_rows} rows equally well. Say "
+            "which one is the batch: `FairClipper(..., batch_dim=0)`."
+        )
+    return results[scores.index(best)]
+
+
+def _name(call: Call) -> str:
+    return f"module '{call.key[0]}'" if call.key[0] else "the model"
+
+
+def _run(entry: Call, inputs: list[Any], recorder: CallRecorder) -> dict[Key, list[Any]]:
+    """Run an outermost call in evaluation; return the leaves of every call inside and of itself."""
+    args, kwargs = pytree.tree_unflatten(inputs, entry.spec)
+    snapshot = entry.snapshot or Snapshot.take(entry.module)
+    with (
+        snapshot.restored(entry.module, evaluate=True),
+        recorder.recording(keep_outputs=True) as calls,
+    ):
+        output = entry.module.forward(*args, **kwargs)
+    leaves = {call.key: [*call.inputs, *call.outputs] for call in calls}
+    leaves[entry.key[0], 0] = [*inputs, *pytree.tree_leaves(output)]
+    return leaves
+
+
+def _compare(
+    whole: dict[Key, list[Any]], part: dict[Key, list[Any]], n_rows: int, index: Tensor
+) -> dict[Key, Layouts]:
+    return {
+        key: [_compare_leaf(a, b, n_rows, index) for a, b in zip(leaves, part[key], strict=True)]
+        for key, leaves in whole.items()
+        if key in part and len(part[key]) == len(leaves)
+    }
+
+
+def _compare_leaf(whole: Any, part: Any, n_rows: int, index: Tensor) -> Layout | None:
+    if isinstance(whole, Tensor) and isinstance(part, Tensor):
+        return find_layout(whole, part, n_rows, index)
+    same = not isinstance(whole, Tensor) and not isinstance(part, Tensor) and bool(whole == part)
+    return SHARED if same else None

@@ -1,0 +1,128 @@
+"""The way out for any module: run it again on the rows of each group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fairclip.gradients._calls import Call
+from fairclip.gradients._layout import is_close
+from fairclip.gradients._probe import Layouts, has_rows, some_rows
+from fairclip.gradients._replay import Snapshot
+from fairclip.gradients._rows import Slots
+
+
+def can_rerun(call: Call, layouts: Layouts | None) -> bool:
+    """Say whether the rows are known where the call takes them in and where gradients came back."""
+    if layouts is None:
+        return False
+    outputs = layouts[len(call.inputs) :]
+    reached = [x for x, grad in zip(outputs, call.grads, strict=True) if grad is not None]
+    return all(map(has_rows, reached)) and any(map(has_rows, layouts[: len(call.inputs)]))
+
+
+def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool:
+    """Say whether some rows, run alone, give the outputs they gave in the batch.
+
+    They do not where the call draws random numbers, mixes rows or counts them.
+
+    Raises:
+        RuntimeError: If not even the whole batch gives the same outputs again.
+    """
+    if not call.outputs_unchanged() or call.snapshot is None:
+        return False
+    outputs, draws = _forward(call, call.inputs)
+    if not _gives(call.outputs, outputs):
+        raise RuntimeError(
+            f"Module '{call.key[0]}' does not give the same outputs when it is run again, so its "
+            "group gradients cannot be computed by running it again. Use "
+            "`clipper.backward(losses, groups)`."
+        )
+    if draws or None in layouts:
+        return False
+    index = some_rows(n_rows, next(x.device for x in call.outputs if isinstance(x, Tensor)))
+    expected = _select(call.outputs, layouts[len(call.inputs) :], n_rows, index)
+    try:
+        outputs, _ = _forward(call, _select(call.inputs, layouts, n_rows, index))
+    except Exception:  # a module may dislike fewer rows in any way it can
+        return False
+    return _gives(expected, outputs)
+
+
+def rerun(
+    call: Call, layouts: Layouts, parameters: Sequence[nn.Parameter], slots: Slots, *, alone: bool
+) -> list[list[Tensor | None]]:
+    """Return what the rows of each slot caused in `parameters` through this call.
+
+    Rows that do not run `alone` are run with the whole batch, the gradient of its outputs masked:
+    exact too, at the cost of the whole batch.
+
+    Returns:
+        One list a slot, of one tensor a parameter; None where nothing depends on the parameter.
+    """
+    call.check_inputs_unchanged()
+    of_outputs = layouts[len(call.inputs) :]
+    by_slot: list[list[Tensor | None]] = []
+    outputs = [] if alone else _forward(call, call.inputs)[0]
+    for index in slots.indices():
+        if alone:
+            outputs, _ = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
+            grads = _select(call.grads, of_outputs, slots.n_rows, index)
+        else:
+            grads = _mask(call.grads, of_outputs, slots.n_rows, index)
+        reached = [i for i, grad in enumerate(grads) if grad is not None]
+        by_slot.append(
+            list(
+                torch.autograd.grad(
+                    [outputs[i] for i in reached],
+                    list(parameters),
+                    [grads[i] for i in reached],
+                    retain_graph=not alone,
+                    allow_unused=True,
+                )
+            )
+        )
+    return by_slot
+
+
+def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
+    """Run a call again; return its outputs, and whether it drew random numbers."""
+    args, kwargs = pytree.tree_unflatten(inputs, call.spec)
+    snapshot = call.snapshot or Snapshot.take(call.module)
+    with snapshot.restored(call.module):
+        outputs = pytree.tree_leaves(call.module.forward(*args, **kwargs))
+        return outputs, snapshot.draws()
+
+
+def _select(leaves: Sequence[Any], layouts: Layouts, n_rows: int, index: Tensor) -> list[Any]:
+    return [
+        layout.select(leaf, n_rows, index)
+        if isinstance(leaf, Tensor) and layout is not None and has_rows(layout)
+        else leaf
+        for leaf, layout in zip(leaves, layouts, strict=False)  # the layouts of inputs come first
+    ]
+
+
+def _mask(
+    grads: Sequence[Tensor | None], layouts: Layouts, n_rows: int, index: Tensor
+) -> list[Tensor | None]:
+    masked: list[Tensor | None] = []
+    for grad, layout in zip(grads, layouts, strict=True):
+        if grad is None or layout is None:
+            masked.append(None)
+            continue
+        rows = layout.rows(grad, n_rows)
+        # Copied, not multiplied by 0: 0 * inf is nan.
+        kept = torch.zeros_like(rows).index_copy(0, index, rows.index_select(0, index))
+        masked.append(layout.tensor(kept))
+    return masked
+
+
+def _gives(expected: Sequence[Any], found: Sequence[Any]) -> bool:
+    return len(expected) == len(found) and all(
+        a.shape == b.shape and is_close(a, b)
+        for a, b in zip(expected, found, strict=True)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+    )

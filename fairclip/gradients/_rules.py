@@ -1,0 +1,149 @@
+"""Group sums of parameter gradients, layer type by layer type.
+
+A rule takes a module, its input and the gradient of its output, both (B * m, ...) with the m
+entries of each row of the batch side by side, and the slots whose rows count. It returns, for each
+parameter of the module, one tensor of the parameter's shape a slot: what the rows of that slot
+caused. Any layer without a rule is run again instead: a rule is only ever a matter of speed.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor, nn
+
+from fairclip.gradients._rows import Slots
+
+Sums = dict[str, list[Tensor]]
+Rule = Callable[[nn.Module, Tensor, Tensor, Slots], Sums]
+
+
+def _needs(module: nn.Module, name: str) -> bool:
+    parameter = getattr(module, name, None)
+    return parameter is not None and parameter.requires_grad
+
+
+def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    sums: Sums = {}
+    parts = [part.flatten(0, -2) for part in slots.split(grads)]  # (n, d_out)
+    if _needs(module, "weight"):
+        # Under autocast the backward pass multiplies in the output's dtype; so does this.
+        rows = slots.split(inputs.to(grads.dtype))
+        sums["weight"] = [
+            d.T @ x.flatten(0, -2) for d, x in zip(parts, rows, strict=True)
+        ]  # (d_out, d_in)
+    if _needs(module, "bias"):
+        sums["bias"] = [d.sum(0) for d in parts]
+    return sums
+
+
+def _conv(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    wanted = [False, module.weight.requires_grad, _needs(module, "bias")]
+    n_spatial = module.weight.ndim - 2
+    weight = module.weight.detach().to(grads.dtype)
+    sums: Sums = {
+        name: [] for name, want in zip(("weight", "bias"), wanted[1:], strict=True) if want
+    }
+    for d, x in zip(slots.split(grads), slots.split(inputs.to(grads.dtype)), strict=True):
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            d,
+            x,
+            weight,
+            [module.out_channels],
+            list(module.stride),
+            list(module.padding),
+            list(module.dilation),
+            False,
+            [0] * n_spatial,
+            module.groups,
+            wanted,
+        )
+        for name, value in (("weight", of_weight), ("bias", of_bias)):
+            if name in sums:
+                sums[name].append(value)
+    return sums
+
+
+def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.Embedding)
+    sums = []
+    for d, ids in zip(slots.split(grads), slots.split(inputs), strict=True):
+        ids, d = ids.flatten(), d.flatten(0, -2)
+        if module.padding_idx is not None:
+            d = torch.where((ids == module.padding_idx)[:, None], 0, d)
+        table = torch.zeros_like(module.weight, dtype=d.dtype)
+        sums.append(table.index_add_(0, ids, d))
+    return {"weight": sums}
+
+
+def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> Sums:
+    """Sum for ``normal * weight + bias``; the parameters have the `keep` dimensions after B."""
+    sums: Sums = {}
+    shape = getattr(module, "weight" if _needs(module, "weight") else "bias").shape
+    others = [d for d in range(grads.ndim) if not keep <= d < keep + len(shape)]
+    grads = grads.to(normal.dtype)
+    if _needs(module, "weight"):
+        sums["weight"] = [part.sum(others) for part in slots.split(grads * normal)]
+    if _needs(module, "bias"):
+        sums["bias"] = [part.sum(others) for part in slots.split(grads)]
+    return sums
+
+
+def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.LayerNorm)
+    inputs = inputs.to(module.weight.dtype)
+    normal = F.layer_norm(inputs, module.normalized_shape, eps=module.eps)
+    return _affine(module, normal, grads, slots, grads.ndim - len(module.normalized_shape))
+
+
+def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.GroupNorm)
+    inputs = inputs.to(module.weight.dtype)
+    normal = F.group_norm(inputs, module.num_groups, eps=module.eps)
+    return _affine(module, normal, grads, slots, 1)
+
+
+def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    inputs = inputs.to(module.weight.dtype)
+    by_batch = module.training or module.running_mean is None
+    mean, var = (None, None) if by_batch else (module.running_mean, module.running_var)
+    normal = F.batch_norm(inputs, mean, var, training=by_batch, eps=module.eps)
+    return _affine(module, normal, grads, slots, 1)
+
+
+_RULES: Mapping[type[nn.Module], Rule] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.Conv3d: _conv,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _layer_norm,
+    nn.GroupNorm: _group_norm,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.BatchNorm3d: _batch_norm,
+}
+
+
+_FEATURES_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
+"""Layers that do not mind which of the other dimensions holds the rows."""
+
+
+def find_rule(module: nn.Module, rows_dim: int) -> Rule | None:
+    """Return the rule of a module that gets its rows in that dimension.
+
+    None where there is no rule, or where the module's forward is not torch's own.
+    """
+    rule = _RULES.get(type(module))
+    if rows_dim != 0 and not isinstance(module, _FEATURES_LAST):
+        return None
+    own = {name for name, _ in module.named_parameters(recurse=False)}
+    if rule is None or "forward" in vars(module) or not own <= {"weight", "bias"}:
+        return None
+    if rule is _conv and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+        return None
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return None
+    return rule

@@ -1,0 +1,35 @@
+"""Cross entropy for two and for more classes. Shapes: B rows, C classes."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def n_outputs(n_classes: int) -> int:
+    """Return the logits per row: one for two classes, otherwise one per class."""
+    return 1 if n_classes == 2 else n_classes
+
+
+def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross entropy of each row in nats.
+
+    Shape:
+        - ``outputs``: ``(B, 1)`` or ``(B, C)`` logits. ``targets``: ``(B,)`` int64 codes of the
+          classes. Output: ``(B,)``.
+    """
+    if outputs.shape[1] == 1:
+        logits = outputs.squeeze(1)
+        return nn.functional.binary_cross_entropy_with_logits(
+            logits, targets.to(logits), reduction="none"
+        )
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def probabilities(outputs: Tensor) -> NDArray[np.float64]:
+    """Return the classes' probabilities ``(N, C)``; each row sums to 1."""
+    logits = outputs.double()
+    if logits.shape[1] == 1:
+        positive = logits.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1).numpy()
+    return logits.softmax(dim=1).numpy()

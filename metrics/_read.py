@@ -1,0 +1,52 @@
+"""Read a file of predictions."""
+
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    r"""Read a table of predictions, one row each, from CSV, CSV.gz or Parquet.
+
+    The ending of the name decides. Empty fields and the words that pandas takes for missing (NA,
+    null, ...) are missing values.
+
+    Args:
+        path: A file named ``*.csv``, ``*.csv.gz`` or ``*.parquet``.
+
+    Returns:
+        The table, with at least one row.
+
+    Raises:
+        ValueError: If the file is missing, empty, of another kind or cannot be read, or if Parquet
+            is asked for without pyarrow.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from fairclip.metrics import read_predictions
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "predictions.csv")
+        >>> _ = path.write_text("sex,y,p\nfemale,1,0\n")
+        >>> read_predictions(path).columns.tolist()
+        ['sex', 'y', 'p']
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"`path` must be a file, {path} is none.")
+    name = path.name.lower()
+    try:
+        if name.endswith((".csv", ".csv.gz")):
+            frame = pd.read_csv(path)
+        elif name.endswith(".parquet"):
+            frame = pd.read_parquet(path)
+        else:
+            raise ValueError("its name must end in .csv, .csv.gz or .parquet")
+    except ImportError as error:
+        raise ValueError(
+            f'Reading {path} needs pyarrow: pip install "fairclip[parquet]".'
+        ) from error
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"Cannot read {path}: {error}.") from error
+    if frame.empty:
+        raise ValueError(f"{path} has no rows.")
+    return frame

@@ -1,0 +1,231 @@
+"""Whole comparisons on a small table."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fairclip
+from fairclip.comparison import Comparison, Settings, prepare
+from fairclip.comparison._results import METRICS
+from tests.comparison._inputs import TINY, loans
+
+ARMS = [
+    "unclipped",
+    "clip_norm",
+    "fair_cap@2",
+    "fair_cap@1",
+    "fair_cap_label@2",
+    "fair_cap_label@1",
+    "reweight@0.5",
+    "label_reweight@0.5",
+    "threshold",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    out = tmp_path_factory.mktemp("runs") / "x"
+    return fairclip.compare(loans(), out=out, jobs=1, **TINY)
+
+
+def folder(result: Comparison) -> Path:
+    assert result.folder is not None
+    return result.folder
+
+
+def test_the_folder_holds_what_it_should(run: Comparison) -> None:
+    assert sorted(path.name for path in folder(run).iterdir()) == [
+        "by_group.csv",
+        "config.toml",
+        "environment.json",
+        "predictions",
+        "report.html",
+        "report.json",
+        "report.md",
+        "trace.csv",
+        "tradeoff.csv",
+    ]
+    assert list(folder(run).parent.iterdir()) == [folder(run)]
+    assert len(list((folder(run) / "predictions").iterdir())) == 2 * len(ARMS)
+
+
+def test_tradeoff_has_its_columns(run: Comparison) -> None:
+    table = pd.read_csv(folder(run) / "tradeoff.csv")
+    parts = ("mean", "low", "high", "change", "change_low", "change_high")
+    assert list(table) == [
+        "arm",
+        *(f"{metric}_{part}" for metric in METRICS for part in parts),
+        "worst_cell",
+        "selection_rate_mean",
+        "cap_active",
+        "clip_active",
+    ]
+    assert table["arm"].tolist() == ARMS
+    assert (table.filter(like="change").iloc[0] == 0).all()
+    assert table.set_index("arm").loc["unclipped", "cap_active"] == 0
+
+
+def test_figures_are_those_of_the_predictions(run: Comparison) -> None:
+    for arm in ("unclipped", "fair_cap@2", "threshold"):
+        files = [folder(run) / "predictions" / f"{arm}__seed{seed}.csv.gz" for seed in (0, 1)]
+        accuracies = [(rows["y_true"] == rows["y_pred"]).mean() for rows in map(pd.read_csv, files)]
+        mean = run.tradeoff.set_index("arm").loc[arm, "accuracy_mean"]
+        assert mean == pytest.approx(np.mean(accuracies))
+
+
+def test_an_audit_reads_the_predictions(run: Comparison) -> None:
+    rows = fairclip.metrics.read_predictions(
+        folder(run) / "predictions" / "unclipped__seed0.csv.gz"
+    )
+    found = fairclip.metrics.audit(
+        rows["y_true"],
+        rows["y_pred"],
+        sensitive_features=rows[["region"]],
+        y_score=rows["y_score"],
+        n_boot=10,
+    )
+    assert set(found.by_group.index) == {"north", "south"}
+
+
+def test_arms_of_a_seed_share_the_split_and_the_threshold_arm_the_scores(run: Comparison) -> None:
+    predictions = folder(run) / "predictions"
+    first, cap, threshold = (
+        pd.read_csv(predictions / f"{arm}__seed0.csv.gz")
+        for arm in ("unclipped", "fair_cap@1", "threshold")
+    )
+    pd.testing.assert_frame_equal(first[["y_true", "region"]], cap[["y_true", "region"]])
+    assert first["y_score"].equals(threshold["y_score"])
+    assert not first["y_score"].equals(cap["y_score"])
+
+
+def test_group_blind_training_starts_as_the_baseline_does(run: Comparison) -> None:
+    steps = run.trace.groupby("arm").first()
+    norms = steps.filter(regex=r"^norm\[").loc[["unclipped", "fair_cap@1"]]
+    assert norms.nunique().eq(1).all()
+    unclipped = steps.loc[["unclipped"]]
+    assert unclipped["norm_capped"].equals(unclipped["norm_uncapped"])
+
+
+def test_the_clip_sits_at_the_median_norm_of_the_baseline(run: Comparison) -> None:
+    unclipped, clipped = (run.trace[run.trace["arm"] == arm] for arm in ("unclipped", "clip_norm"))
+    median = unclipped["norm_uncapped"].median()
+    assert clipped["clip_threshold"].unique() == pytest.approx([median])
+
+
+def test_environment_and_settings_are_on_record(run: Comparison) -> None:
+    environment = json.loads((folder(run) / "environment.json").read_text())
+    assert environment["seeds"] == [0, 1]
+    assert len(environment["data"]["sha256"]) == 64
+    assert Settings.read(folder(run) / "config.toml").epochs == 2
+    report = json.loads((folder(run) / "report.json").read_text())
+    assert [row["arm"] for row in report["tradeoff"]] == ARMS
+
+
+def test_a_rerun_gives_the_same_bytes(run: Comparison, tmp_path: Path) -> None:
+    again = fairclip.compare(loans(), out=tmp_path / "y", jobs=2, **TINY)
+    predictions = "predictions/fair_cap@1__seed1.csv.gz"
+    for name in ("tradeoff.csv", "by_group.csv", "trace.csv", predictions):
+        assert (folder(again) / name).read_bytes() == (folder(run) / name).read_bytes(), name
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = fairclip.compare(loans(), jobs=1, **TINY | {"seeds": 1, "epochs": 1})
+    assert result.folder is None
+    assert list(tmp_path.iterdir()) == []
+    assert len(result.tradeoff) == len(ARMS)
+
+
+def test_all_arms_and_groups_without_labels(tmp_path: Path) -> None:
+    values = {"quick": False, "max_ratio": 2, "seeds": 1, "epochs": 1, "groups": "sensitive"}
+    result = fairclip.compare(loans(), out=tmp_path / "x", jobs=1, **TINY | values)
+    assert result.tradeoff["arm"].tolist() == [
+        "unclipped",
+        "clip_norm",
+        "fair_cap@2",
+        "fair_cap_step@2",
+        "fair_cap@2+clip",
+        "reweight@0.5",
+        "reweight@1",
+        "group_dro",
+        "label_reweight@0.5",
+        "label_reweight@1",
+        "threshold",
+    ]
+    assert "n[region=north]" in result.trace
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(run: Comparison, tmp_path: Path) -> None:
+    data, out = tmp_path / "loans.csv", tmp_path / "run"
+    loans().to_csv(data, index=False)
+    flags = [f"--{name}={value}" for name, value in TINY.items() if name != "quick"]
+    flags += ["--quick", "--jobs=1"]
+    command = [sys.executable, "-m", "fairclip", "compare", str(data), *flags]
+    tasks = out.with_name("run.partial") / "tasks"
+    process = subprocess.Popen([*command, f"--out={out}"], stderr=subprocess.DEVNULL)
+    while len(list(tasks.glob("*.json"))) < 4:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in tasks.glob("*.json")}
+    predictions = out.with_name("run.partial") / "predictions"
+    written = {
+        path.name: path.stat().st_mtime_ns
+        for path in predictions.glob("*.csv.gz")
+        if (tasks / path.name.replace("csv.gz", "json")) in done
+    }
+    assert not out.exists()
+
+    other = [*command, f"--out={out}", "--resume", "--epochs=3"]
+    refused = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "`epochs` was 2, now 3" in refused.stderr
+
+    subprocess.run([*command, f"--out={out}", "--resume"], check=True, capture_output=True)
+    for name, when in written.items():
+        assert (out / "predictions" / name).stat().st_mtime_ns == when
+    assert (out / "tradeoff.csv").read_bytes() == (folder(run) / "tradeoff.csv").read_bytes()
+
+
+def test_folders_that_may_not_be_touched(tmp_path: Path) -> None:
+    chosen = Settings.of(TINY)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("irreplaceable")
+    for name in ("foreign", "other"):
+        if name == "other":
+            foreign.rename(tmp_path / "other.partial")
+        with pytest.raises(ValueError, match="is not a run"):
+            prepare(chosen, loans(), out=tmp_path / name, overwrite=True)
+    assert (tmp_path / "other.partial" / "thesis.txt").read_text() == "irreplaceable"
+    assert len(list(tmp_path.iterdir())) == 1
+
+    prepare(chosen, loans(), out=tmp_path / "x")
+    with pytest.raises(ValueError, match="is an unfinished run"):
+        prepare(chosen, loans(), out=tmp_path / "x")
+    with pytest.raises(ValueError, match="the data are others"):
+        prepare(chosen, loans(700), out=tmp_path / "x", resume=True)
+    prepare(chosen, loans(700), out=tmp_path / "x", overwrite=True)
+
+
+def test_a_finished_run_stays_until_the_next_one_is_finished(
+    run: Comparison, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(folder(run), tmp_path / "x"))
+    with pytest.raises(ValueError, match="is a finished run"):
+        prepare(Settings.of(TINY), loans(), out=out)
+    plan = prepare(Settings.of(TINY | {"seeds": 1}), loans(), out=out, overwrite=True)
+    assert Settings.read(out / "config.toml").seeds == 2
+    plan.run(jobs=1)
+    assert Settings.read(out / "config.toml").seeds == 1
+    assert list(tmp_path.iterdir()) == [out]

@@ -1,0 +1,288 @@
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fairlearn.metrics import MetricFrame, count, selection_rate
+from hypothesis import given, settings
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+from fairclip.metrics import MetricsWarning, audit
+from tests.metrics._inputs import Sample, samples, table_sample
+from tests.metrics._properties import assert_brackets, assert_equal_where_defined, at
+
+
+def _fpr(y_true: Any, y_pred: Any) -> float:
+    (tn, fp), _ = confusion_matrix(y_true, y_pred, labels=[0, 1])
+    return float(fp / (tn + fp)) if tn + fp else math.nan
+
+
+def _recall(y_true: Any, y_pred: Any) -> float:
+    return float(recall_score(y_true, y_pred, zero_division=np.nan))
+
+
+ORACLES = {
+    "n": count,
+    "base_rate": lambda y_true, _: float(np.mean(y_true)),
+    "accuracy": accuracy_score,
+    "selection_rate": selection_rate,
+    "tpr": _recall,
+    "fpr": _fpr,
+    "fnr": lambda y_true, y_pred: 1 - _recall(y_true, y_pred),
+    "precision": lambda y_true, y_pred: precision_score(y_true, y_pred, zero_division=np.nan),
+}
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(samples())
+def test_rates_are_those_of_metric_frame(sample: Sample) -> None:
+    found = audit(sample.y_true, sample.y_pred, sensitive_features=sample.features, n_boot=1)
+    oracle = MetricFrame(
+        metrics=ORACLES,
+        y_true=sample.y_true,
+        y_pred=sample.y_pred,
+        sensitive_features=sample.features,
+    )
+    present = found.by_group["n"] > 0
+    for metric in ORACLES:
+        assert_equal_where_defined(
+            found.by_group[metric][present], oracle.by_group[metric][present]
+        )
+        undefined = found.by_group[metric][present].isna()
+        assert oracle.by_group[metric][present][undefined].isna().all()
+        if metric != "n":
+            assert found.overall[metric] == pytest.approx(
+                oracle.overall[metric], abs=1e-12, nan_ok=True
+            )
+    pd.testing.assert_index_equal(found.by_group.index, oracle.by_group.index, exact=False)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(samples())
+def test_balanced_accuracy_and_auc_are_those_of_scikit_learn(sample: Sample) -> None:
+    found = audit(
+        sample.y_true,
+        sample.y_pred,
+        sensitive_features=sample.features["race"],
+        y_score=sample.y_score,
+        n_boot=1,
+    )
+    for race, row in found.by_group.iterrows():
+        rows = (sample.features["race"] == race).to_numpy()
+        y_true, y_pred, y_score = sample.y_true[rows], sample.y_pred[rows], sample.y_score[rows]
+        if len(np.unique(y_true)) < 2:
+            assert np.isnan(row["balanced_accuracy"])
+            assert np.isnan(row["auc"])
+        else:
+            assert row["balanced_accuracy"] == pytest.approx(
+                balanced_accuracy_score(y_true, y_pred), abs=1e-12
+            )
+            assert row["auc"] == pytest.approx(roc_auc_score(y_true, y_score), abs=1e-12)
+        assert row["brier"] == pytest.approx(np.mean((y_score - y_true) ** 2), abs=1e-12)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(samples())
+def test_intervals_hold_their_estimates(sample: Sample) -> None:
+    found = audit(
+        sample.y_true,
+        sample.y_pred,
+        sensitive_features=sample.features,
+        y_score=sample.y_score,
+        n_boot=1,
+    )
+    assert_brackets(found.intervals)
+    assert_brackets(found.disparities, "difference")
+    assert (found.worst["lower_bound"] <= found.worst["value"]).all()
+
+
+def test_a_table_worked_by_hand() -> None:
+    # a: 2 of 4 favourable, 1 found, 1 false alarm; b: 1 of 2 favourable, found.
+    found = audit(
+        [1, 1, 0, 0, 1, 0],
+        [1, 0, 1, 0, 1, 0],
+        sensitive_features=["a", "a", "a", "a", "b", "b"],
+        min_group_size=2,
+    )
+    assert found.by_group.loc["a"].to_dict() == {
+        "n": 4,
+        "base_rate": 0.5,
+        "accuracy": 0.5,
+        "balanced_accuracy": 0.5,
+        "selection_rate": 0.5,
+        "tpr": 0.5,
+        "fpr": 0.5,
+        "fnr": 0.5,
+        "precision": 0.5,
+    }
+    assert found.by_group.index.name == "sensitive_feature_0"
+    assert found.cells.to_dict("list") == {0: [2, 1], 1: [2, 1]}
+    assert found.settings["reference"] == "sensitive_feature_0=a"
+    difference = at(found.disparities, "sensitive_feature_0=b", "accuracy")
+    assert difference["difference"] == 0.5
+    assert difference["ratio"] == 2.0
+    assert found.gaps["value"].to_dict() == {
+        "accuracy_difference": 0.5,
+        "demographic_parity_difference": 0.0,
+        "equalized_odds_difference": 0.5,
+    }
+    assert found.gaps.loc["accuracy_difference", "lowest"] == "sensitive_feature_0=a"
+    assert found.worst.loc["worst_cell_accuracy", "name"] == "sensitive_feature_0=a, y=0"
+    assert found.warnings == [
+        "Small cells, fewer than 2 rows: sensitive_feature_0=b, y=0 (1); "
+        "sensitive_feature_0=b, y=1 (1). Read their intervals."
+    ]
+
+
+def test_undefined_is_nan_through_differences_ratios_and_gaps() -> None:
+    found = audit([1, 0, 0, 0], [1, 0, 0, 0], sensitive_features=["a", "a", "b", "b"], n_boot=9)
+    assert np.isnan(at(found.by_group, "b")["tpr"])
+    assert at(found.disparities, "sensitive_feature_0=b", "tpr").isna().all()
+    assert np.isnan(at(found.disparities, "sensitive_feature_0=b", "fpr")["ratio"])  # 0 / 0
+    assert found.gaps.loc["equalized_odds_difference", ["value", "lowest", "p"]].isna().all()
+    assert found.gaps.loc["accuracy_difference", "value"] == 0
+    assert any("no row with y=1" in message for message in found.warnings)
+
+
+def test_rows_without_a_group_are_counted_and_shown() -> None:
+    features = pd.DataFrame({"sex": ["f", None, "m", "m"], "race": ["x", "x", np.nan, "x"]})
+    with pytest.warns(MetricsWarning, match="2 of 4 rows lack"):
+        found = audit([0, 1, 0, 1], [0, 1, 1, 1], sensitive_features=features)
+    assert found.by_group["n"].sum() == 2
+    assert found.overall["accuracy"] == 0.75
+    assert found.settings["n_unknown"] == 2
+    assert found.warnings[0].startswith("2 of 4 rows")
+
+
+@pytest.mark.parametrize(
+    ("features", "names"),
+    [
+        (pd.Series(["f", "m"], name="sex"), ["sex=f", "sex=m"]),
+        (pd.Series(["f", "m"]), ["sensitive_feature_0=f", "sensitive_feature_0=m"]),
+        (["f", "m"], ["sensitive_feature_0=f", "sensitive_feature_0=m"]),
+        (np.array([[0, 1], [1, 1]]), None),
+        ({"sex": ["f", "m"], "race": ["x", "x"]}, ["sex=f, race=x", "sex=m, race=x"]),
+        (pd.DataFrame({"sex": pd.Categorical(["f", "m"])}), ["sex=f", "sex=m"]),
+        (pd.DataFrame({"sex": [True, False]}, index=[7, 9]), ["sex=False", "sex=True"]),
+    ],
+)
+def test_features_of_any_kind_name_the_groups(features: Any, names: list[str] | None) -> None:
+    names = names or [f"sensitive_feature_0={i}, sensitive_feature_1=1" for i in (0, 1)]
+    found = audit([0, 1], [0, 1], sensitive_features=features, n_boot=1)
+    assert list(found.intervals.index.unique("group")) == ["overall", *names]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_pred", "favourable", "expected"),
+    [
+        ([-1, 1, 1], [1, 1, 1], None, 1),
+        (["no", "yes", "yes"], ["yes"] * 3, None, "yes"),
+        (["no", "yes", "yes"], ["no"] * 3, "no", "no"),
+        ([False, True, True], [1, 1, 1], None, 1),
+        ([0.0, 1.0, 1.0], [True] * 3, None, 1),
+        ([1, 1, 1], [1, 1, 1], None, 1),
+    ],
+)
+def test_labels_are_any_two_values(
+    y_true: Any, y_pred: Any, favourable: Any, expected: Any
+) -> None:
+    found = audit(
+        y_true, y_pred, sensitive_features=["a", "a", "b"], favourable=favourable, n_boot=1
+    )
+    assert found.settings["favourable"] == expected
+    assert found.overall["selection_rate"] == 1
+
+
+def test_the_reference_is_the_largest_group_or_the_one_asked_for() -> None:
+    sample = table_sample(400)
+    arguments = (sample.y_true, sample.y_pred)
+    largest = audit(*arguments, sensitive_features=sample.features["sex"], n_boot=1)
+    asked = audit(
+        *arguments, sensitive_features=sample.features["sex"], reference="sex=female", n_boot=1
+    )
+    assert largest.settings["reference"] == "sex=male"
+    there = at(largest.disparities, "sex=female", "accuracy")
+    back = at(asked.disparities, "sex=male", "accuracy")
+    np.testing.assert_allclose(there[["low", "high"]], -back[["high", "low"]])
+
+
+def test_the_same_seed_gives_the_same_audit() -> None:
+    sample = table_sample(400)
+    first, second = (
+        audit(sample.y_true, sample.y_pred, sensitive_features=sample.features) for _ in range(2)
+    )
+    pd.testing.assert_frame_equal(first.gaps, second.gaps)
+    assert first.settings == second.settings
+
+
+def test_scores_that_are_no_probabilities_have_an_auc_only() -> None:
+    found = audit(
+        [0, 1, 0, 1], [0, 1, 0, 1], sensitive_features=list("aabb"), y_score=[-3.0, 5.0, 0.0, 1.0]
+    )
+    assert found.overall["auc"] == 1
+    assert found.overall[["brier", "ece"]].isna().all()
+    assert found.intervals.loc[("overall", "auc"), ["low", "high"]].isna().all()  # no variance
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_true": [0, 1, 2, 1]}, "must hold two values, got 3"),
+        ({"y_true": ["a"] * 4}, "must hold two values, got 1"),
+        ({"y_true": [0, 1, None, 1]}, "`y_true` has 1 missing"),
+        ({"y_true": []}, "at least one row"),
+        ({"y_true": [[0, 1], [1, 0]]}, "must be a column"),
+        ({"y_pred": [0, 1, 0.3, 1]}, "got 0.3. Scores belong in `y_score`"),
+        ({"y_pred": ["0", "1", "0", "1"]}, "must hold values of `y_true`"),
+        ({"y_pred": [0, 1, 0]}, "`y_pred` must have one value for each of 4 rows, got 3"),
+        ({"y_score": [0.1, np.nan, 0.2, 0.3]}, "`y_score` has 1 missing"),
+        ({"sensitive_features": ["a", "b"]}, "`sensitive_features` must have one value"),
+        ({"sensitive_features": [None] * 4}, "has no value in any row"),
+        ({"sensitive_features": pd.DataFrame(index=range(4))}, "at least one column"),
+        ({"sensitive_features": [1, "1", 1, 1]}, "print alike"),
+        ({"sensitive_features": {"a": ["x", None] * 2, "b": [None, "y"] * 2}}, "in every row"),
+        ({"favourable": "yes"}, "`favourable` must be one of"),
+        ({"reference": "sex=x"}, "`reference` must be a group"),
+        ({"confidence": 95}, "`confidence` must be between 0 and 1"),
+        ({"confidence": math.nan}, "`confidence` must be between 0 and 1"),
+        ({"n_boot": 0}, "`n_boot` must be at least 1"),
+        ({"min_group_size": -1}, "`min_group_size` must be 0 or more"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "y_true": [0, 1, 0, 1],
+        "y_pred": [0, 1, 1, 1],
+        "sensitive_features": ["a", "a", "b", "b"],
+    }
+    with pytest.raises(ValueError, match=message):
+        audit(**(arguments | change))
+
+
+def test_a_feature_that_is_unique_per_row_is_refused() -> None:
+    rows = np.arange(200)
+    with pytest.raises(ValueError, match="has 200 values in 200 rows"):
+        audit(rows % 2, rows % 2, sensitive_features={"id": rows})
+    with pytest.raises(ValueError, match="combinations"):
+        audit(rows % 2, rows % 2, sensitive_features=dict.fromkeys("abc", rows % 50))
+
+
+def test_an_audit_costs_no_warning_on_plain_rows() -> None:
+    sample = table_sample(400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audit(
+            sample.y_true,
+            sample.y_pred,
+            sensitive_features=sample.features,
+            y_score=sample.y_score,
+        )

@@ -1,0 +1,237 @@
+"""The command line, as a user types it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fairclip.cli import app
+from tests.comparison._inputs import loans
+
+TINY = ["--seeds=1", "--epochs=1", "--hidden=4", "--quick", "--jobs=1"]
+LOANS = ["--target=approved", "--sensitive=region"]
+AUDIT = ["--y-true=y_true", "--y-pred=y_pred", "--sensitive=sex"]
+
+
+def scored(n: int = 200) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    y_true = rng.integers(0, 2, n)
+    score = (y_true + rng.random(n)) / 2
+    return pd.DataFrame(
+        {
+            "y_true": y_true,
+            "y_pred": (score > 0.4).astype(int),
+            "score": score,
+            "sex": rng.choice(["female", "male"], n),
+        }
+    )
+
+
+def assert_refused(folder: Path, command: list[str], message: str) -> None:
+    before = sorted(folder.rglob("*"))
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.output
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("edit", "flags", "message"),
+    [
+        (lambda f: f, ["--target=price", "--sensitive=region"], "no column `price`"),
+        (lambda f: f, ["--target=approved", "--sensitive=race"], "no column `race`"),
+        (lambda f: f.iloc[:0], LOANS, "has no rows"),
+        (lambda _: pd.DataFrame(), LOANS, "loans.csv"),
+        (lambda f: f.assign(approved="no"), LOANS, "one class only"),
+        (lambda f: f.assign(approved=f["job"]), LOANS, "name the one to predict"),
+        (lambda f: f.assign(approved=f["approved"].where(f.index > 1)), LOANS, "missing in 2 rows"),
+        (lambda f: f.assign(region=f.index), LOANS, "600 different values in 600 rows"),
+        (
+            lambda f: f.assign(region=["east"] * 6 + ["west"] * 594),
+            LOANS,
+            "The cell 'region=east, y=",
+        ),
+        (lambda f: f, [*LOANS, "--max-ratio=0"], "`max_ratio` must be positive, got 0.0."),
+        (lambda f: f, [*LOANS, "--max-ratio=2,-1"], "`max_ratio` must be positive, got -1.0."),
+        (lambda f: f, [*LOANS, "--max-ratio=nan"], "`max_ratio` must be positive, got nan."),
+        (lambda f: f, [*LOANS, "--reference=region=moon"], "region=moon"),
+        (lambda f: f, [*LOANS, "--jobs=0"], "`jobs` must be at least 1"),
+        (lambda f: f, [*LOANS, "--config=missing.toml"], "missing.toml"),
+    ],
+)
+def test_compare_refuses_bad_input(
+    tmp_path: Path,
+    edit: Callable[[pd.DataFrame], pd.DataFrame],
+    flags: list[str],
+    message: str,
+) -> None:
+    data = tmp_path / "loans.csv"
+    edit(loans()).to_csv(data, index=False)
+    assert_refused(
+        tmp_path, ["compare", str(data), f"--out={tmp_path / 'runs' / 'x'}", *flags], message
+    )
+
+
+def test_compare_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "none.csv"
+    assert_refused(tmp_path, ["compare", str(missing), *LOANS], "There is no file")
+
+
+def test_compare_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    data, out = tmp_path / "loans.csv", tmp_path / "thesis"
+    loans().to_csv(data, index=False)
+    out.mkdir()
+    (out / "chapter1.txt").write_text("irreplaceable")
+    command = ["compare", str(data), *LOANS, *TINY, f"--out={out}", "--overwrite"]
+    assert_refused(tmp_path, command, "is not a run")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_compare_reads_each_kind_of_file(tmp_path: Path, suffix: str) -> None:
+    data, out = tmp_path / f"loans.{suffix}", tmp_path / "out"
+    frame = loans()
+    if suffix == "parquet":
+        frame.to_parquet(data)
+    else:
+        frame.to_csv(data, index=False)
+    result = CliRunner().invoke(app, ["compare", str(data), *LOANS, *TINY, f"--out={out}"])
+    assert result.exit_code == 0, result.output
+    assert str(out / "report.html") in result.stdout
+    assert (out / "report.html").exists()
+    table = pd.read_csv(out / "tradeoff.csv").set_index("arm")
+    for arm, row in table.iterrows():
+        assert re.search(rf"{re.escape(str(arm))} +{row['accuracy_mean']:.3f}", result.stdout)
+
+
+def test_compare_prints_json_that_config_reproduces(tmp_path: Path) -> None:
+    out, again = tmp_path / "out", tmp_path / "again"
+    flags = ["german", *TINY, f"--out={out}", "--json"]
+    result = CliRunner().invoke(app, ["compare", *flags])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["settings"]["sensitive"] == ["age_group"]
+    config = ["compare", f"--config={out / 'config.toml'}", "--jobs=1", f"--out={again}"]
+    assert CliRunner().invoke(app, config).exit_code == 0
+    assert (again / "tradeoff.csv").read_bytes() == (out / "tradeoff.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "fairclip", "compare", "german", f"--out={out}", "--jobs=1"]
+    process = subprocess.Popen([*command, "--epochs=500"], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run.partial").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in stderr
+    assert "Traceback" not in stderr
+    assert not out.exists()
+
+
+def test_a_bug_in_training_shows_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("fairclip.comparison._task.prepare", fail)
+    result = CliRunner().invoke(app, ["compare", "german", *TINY, f"--out={tmp_path / 'x'}"])
+    assert isinstance(result.exception, ValueError)
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "flags", "message"),
+    [
+        (lambda f: f.drop(columns="y_pred"), [], "no column `y_pred`"),
+        (lambda f: f, ["--y-score=s"], "no column `s`"),
+        (lambda f: f.iloc[:0], [], "has no rows"),
+        (lambda f: f.assign(y_pred=f["y_pred"].where(f.index > 0, 7)), [], "values of `y_true`"),
+        (lambda f: f.assign(y_true=f["y_true"].where(f.index > 0)), [], "1 missing values"),
+        (lambda f: f.assign(y_true=2, y_pred=2), [], "must hold two values"),
+        (lambda f: f, ["--favourable=yes"], "`favourable` must be one of"),
+    ],
+)
+def test_audit_refuses_bad_input(
+    tmp_path: Path,
+    edit: Callable[[pd.DataFrame], pd.DataFrame],
+    flags: list[str],
+    message: str,
+) -> None:
+    data = tmp_path / "predictions.csv"
+    edit(scored()).to_csv(data, index=False)
+    out = f"--out={tmp_path / 'audit'}"
+    assert_refused(tmp_path, ["audit", str(data), *AUDIT, *flags, out], message)
+
+
+def test_audit_refuses_a_folder_that_is_there(tmp_path: Path) -> None:
+    data = tmp_path / "predictions.csv"
+    scored().to_csv(data, index=False)
+    assert_refused(tmp_path, ["audit", str(data), *AUDIT, f"--out={tmp_path}"], "exists")
+
+
+def test_audit_prints_and_writes(tmp_path: Path) -> None:
+    data, out = tmp_path / "predictions.csv", tmp_path / "audit"
+    frame = scored()
+    frame.to_csv(data, index=False)
+    result = CliRunner().invoke(
+        app, ["audit", str(data), *AUDIT, "--y-score=score", f"--out={out}"]
+    )
+    assert result.exit_code == 0, result.output
+    women = frame[frame["sex"] == "female"]
+    accuracy = (women["y_true"] == women["y_pred"]).mean()
+    assert re.search(rf"sex=female .*{accuracy:.3f}", result.stdout)
+    assert (out / "report.html").exists()
+    as_json = CliRunner().invoke(app, ["audit", str(data), *AUDIT, "--json"])
+    assert json.loads(as_json.stdout)["schema_version"] == 1
+
+
+def test_audit_takes_labels_in_words(tmp_path: Path) -> None:
+    data = tmp_path / "predictions.csv"
+    words = {0: "rejected", 1: "approved"}
+    frame = scored().assign(y_true=lambda f: f["y_true"].map(words))
+    frame.assign(y_pred=frame["y_pred"].map(words)).to_csv(data, index=False)
+    result = CliRunner().invoke(
+        app, ["audit", str(data), *AUDIT, "--favourable=approved", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["settings"]["favourable"] == "approved"
+
+
+def test_audit_needs_no_torch(tmp_path: Path) -> None:
+    data = tmp_path / "predictions.csv"
+    scored().to_csv(data, index=False)
+    code = (
+        "import sys; from fairclip.cli import app; "
+        "app(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "audit", str(data), *AUDIT, f"--out={tmp_path / 'audit'}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("command", ["compare", "audit"])
+def test_help_has_examples(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"fairclip {command} " in result.stdout
+    assert "Examples" in result.stdout

@@ -1,0 +1,22 @@
+"""The Python blocks of the README run, in order, in one namespace."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.slow
+def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a block may write files
+    text = README.read_text(encoding="utf-8")
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    assert blocks
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks:
+        line = text.count("\n", 0, block.start(1))
+        # Empty lines in front make tracebacks show the README's own line numbers.
+        exec(compile("\n" * line + block[1], str(README), "exec"), namespace)

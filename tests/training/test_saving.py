@@ -1,0 +1,155 @@
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from fairclip import FairClipClassifier
+from fairclip.clipping import Chain, Norm, Value
+from tests.training._inputs import planted
+from tests.training._properties import assert_same_weights
+
+X, y, SEX = planted()
+
+
+def fitted(X: Any = X, y: Any = y, **parameters: Any) -> FairClipClassifier:
+    defaults: dict[str, Any] = {"epochs": 1, "random_state": 0}
+    return FairClipClassifier(**(defaults | parameters)).fit(X, y, sensitive_features=SEX)
+
+
+class Tied(nn.Module):
+    """Two layers that share their weights, and a buffer that training moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.second, self.out = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.second.weight = self.first.weight
+
+    def forward(self, rows: Any) -> Any:
+        return self.out(self.second(self.norm(self.first(rows)).relu()).relu())
+
+
+@pytest.mark.parametrize("labels", [["no", "ja ✓"], [False, True], [-1, 1], [0.5, 1.0]])
+def test_a_loaded_model_predicts_the_same(tmp_path: Path, labels: list[Any]) -> None:
+    target = np.array(labels)[y] if labels != [0.5, 1.0] else y.astype(float)
+    model = fitted(y=target)
+    model.save(tmp_path / "new" / "model")
+    loaded = FairClipClassifier.load(tmp_path / "new" / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.predict(X).dtype == target.dtype
+    assert loaded.loss_curve_ == model.loss_curve_
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model"]
+
+
+def test_parameters_come_back(tmp_path: Path) -> None:
+    clip = Chain(Value(0.1), Norm(1.0, scope="layer", overrides={"0*": 0.5}))
+    model = fitted(
+        max_ratio=math.inf, lr=np.float64(0.01), epochs=np.int64(2), hidden=(7, 3), clip=clip
+    )
+    model.save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    assert loaded.get_params() == model.get_params()
+    assert_same_weights(loaded.module_, model.module_)
+
+
+def test_names_of_columns_are_checked_after_loading(tmp_path: Path) -> None:
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    fitted(frame).save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    loaded.predict(frame)
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(frame[list("dcba")])
+
+
+@pytest.mark.filterwarnings("ignore:.*batch statistics")  # not what is tested here
+def test_a_module_of_ones_own(tmp_path: Path) -> None:
+    model, module = fitted(module=Tied(), max_ratio=math.inf), Tied()
+    model.save(tmp_path / "model")
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    loaded = FairClipClassifier.load(tmp_path / "model", module=module)
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert_same_weights(module, before)
+    with pytest.raises(ValueError, match="a module of its own, Tied: pass one"):
+        FairClipClassifier.load(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"weights .* cannot be loaded"):
+        FairClipClassifier.load(tmp_path / "model", module=nn.Linear(4, 1))
+
+
+def test_saving_again_replaces_the_model(tmp_path: Path) -> None:
+    fitted().save(tmp_path / "model")
+    other = fitted(random_state=1)
+    other.save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), other.predict_proba(X))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_not_a_model_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.json").write_text('{"format": "something else"}')
+    model = fitted()
+    for name in ("folder", "file", "other"):
+        with pytest.raises(ValueError, match="is not a saved model"):
+            model.save(tmp_path / name)
+        with pytest.raises(ValueError, match="is not a saved model"):
+            FairClipClassifier.load(tmp_path / name)
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_nothing_is_left_half_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`random_state` cannot be written as JSON"):
+        fitted(random_state=np.random.RandomState(0)).save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_json_and_safetensors_are_written(tmp_path: Path) -> None:
+    fitted(max_ratio=math.inf).save(tmp_path / "model")
+    names = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert names == ["model.json", "model.safetensors"]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "model" / "model.json").read_text(encoding="utf-8")
+    json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "file version 99"),
+        ({"parameters": {"clip": {"mode": "system", "arguments": {}}}}, "no clipping mode"),
+    ],
+)
+def test_rejects_a_file_it_does_not_know(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    fitted().save(tmp_path / "model")
+    settings = tmp_path / "model" / "model.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        FairClipClassifier.load(tmp_path / "model")
+
+
+def test_rejects_missing_things(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a saved model"):
+        FairClipClassifier.load(tmp_path / "nowhere")
+    with pytest.raises(NotFittedError):
+        FairClipClassifier().save(tmp_path / "model")
+    fitted().save(tmp_path / "model")
+    with pytest.raises(ValueError, match="saved with the default module"):
+        FairClipClassifier.load(tmp_path / "model", module=nn.Linear(4, 1))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"weights .* cannot be loaded"):
+        FairClipClassifier.load(tmp_path / "model")
