@@ -4,6 +4,7 @@ What a command needs is imported when it runs: `--help` is quick, and `audit` ne
 Exit codes: 0; 2 for input that cannot be used, with one line that says why; 130 when interrupted.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; warnings take one line each."""
+    warnings.showwarning = lambda message, *_, **__: typer.echo(f"warning: {message}", err=True)
     app()
 
 
@@ -64,7 +66,7 @@ def compare(
     ] = None,
     quick: Annotated[
         bool,
-        _option("Run", "Main arms only; by default 3 seeds, 10 epochs, ratios 2 and 1.", "--quick"),
+        _option("Run", "Main arms only; by default 3 seeds, ratios 2 and 1.", "--quick"),
     ] = False,
     resume: Annotated[bool, _option("Run", "Go on with an interrupted run.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Run", "Replace an earlier run.", "--overwrite")] = False,
@@ -107,10 +109,11 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, _option("Training", "Number of seeds.", default="5")] = None,
     epochs: Annotated[
-        int | None, _option("Training", "Passes over the data.", default="20")
+        int | None, _option("Training", "Passes over the data.", default="10")
     ] = None,
     batch_size: Annotated[
-        int | None, _option("Training", "Rows in a batch.", default="256")
+        int | None,
+        _option("Training", "Rows in a batch.", default="256, at most a tenth of the rows"),
     ] = None,
     hidden: Annotated[
         str | None, _option("Training", "Widths of the hidden layers.", default="64,64")
@@ -175,22 +178,23 @@ def compare(
 def _show_comparison(result: "Comparison", folder: Path) -> None:
     from rich.table import Table
 
-    metrics = ("accuracy", "worst_cell_accuracy", "equalized_odds_difference")
-    table = Table("arm", *(metric.replace("_", " ") for metric in metrics), box=None)
-    for _, row in result.tradeoff.iterrows():
-        table.add_row(row["arm"], *(_cell(row, metric) for metric in metrics))
+    from fairclip.comparison import HEADLINES, format_change
+
+    table = Table("arm", *(metric.replace("_", " ") for metric in HEADLINES), box=None)
+    for i, row in enumerate(result.tradeoff.to_dict("records")):
+        changes = [format_change(row, metric) if i else "" for metric in HEADLINES]
+        means = [f"{row[f'{metric}_mean']:.3f}" for metric in HEADLINES]
+        table.add_row(row["arm"], *map("  ".join, zip(means, changes, strict=True)))
     console = _console()
     console.print(table, markup=False)
-    console.print("\nMean over the seeds, change against unclipped ± half its 95 % interval.\n")
+    console.print(
+        "\nTest parts: mean over the seeds, change against unclipped ± half its 95 % interval.\n"
+    )
     for sentence in result.report.data["findings"]:
         console.print(sentence, markup=False)
+    for warning in result.report.data["warnings"]:
+        console.print(f"Note: {warning}", markup=False)
     console.print(f"\nReport: {folder / 'report.html'}", soft_wrap=True, markup=False)
-
-
-def _cell(row: "pd.Series[Any]", metric: str) -> str:
-    mean, change = row[f"{metric}_mean"], row[f"{metric}_change"]
-    half = (row[f"{metric}_change_high"] - row[f"{metric}_change_low"]) / 2
-    return f"{mean:.3f}  {change:+.3f} ± {half:.3f}"
 
 
 def _console() -> "Console":
@@ -230,10 +234,12 @@ def audit(
             raise ValueError(f"{out} exists: choose a new folder.")
         frame = metrics.read_predictions(predictions)
         names = [name.strip() for name in sensitive.split(",")]
-        for name in filter(None, [y_true, y_pred, y_score, *names]):
+        for name in [y_true, y_pred, *names, *([] if y_score is None else [y_score])]:
             if name not in frame.columns:
                 columns = ", ".join(map(str, frame.columns))
                 raise ValueError(f"There is no column `{name}`; there are {columns}.")
+            if names.count(name) > 1:
+                raise ValueError(f"`{name}` is named twice in --sensitive.")
         found = metrics.audit(
             frame[y_true],
             frame[y_pred],

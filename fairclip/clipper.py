@@ -1,8 +1,8 @@
 """One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fairclip.capping import NormCap
 from fairclip.clipping import Mode
-from fairclip.gradients import GradientEngine, GroupGradients
+from fairclip.gradients import Array, GradientEngine, GroupGradients
 from fairclip.groups import GroupEncoder
-from fairclip.trace import StepRecord, Trace
+from fairclip.trace import RawStep, StepRecord, Trace
 
 __all__ = ["FairClipper"]
 
@@ -51,7 +51,6 @@ class FairClipper:
             and the layer, which waits for the device.
         batch_dim: Dimension of the model's inputs that holds the rows. None finds out in the first
             step, and raises where two fit.
-        cosine: Record the cosines between the groups' contributions, which holds all of them.
 
     Raises:
         ValueError: If the model has no trainable parameters, the groups are not given in exactly
@@ -89,7 +88,6 @@ class FairClipper:
         check: Literal["first"] | bool = "first",
         on_nonfinite: Literal["keep", "raise"] = "keep",
         batch_dim: int | None = None,
-        cosine: bool = False,
     ) -> None:
         if check not in ("first", True, False):
             raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
@@ -99,9 +97,13 @@ class FairClipper:
             raise ValueError("Pass exactly one of `encoder`, `group_counts` and `n_groups`.")
         cap = NormCap() if cap is None else cap
         if encoder is not None:
+            if not hasattr(encoder, "names_"):
+                raise ValueError("`encoder` must be fitted: call its `fit` with the training data.")
             names = encoder.names_
             cap = _resolve_reference(cap, names)
-            self._cap_state = cap.init(encoder.counts_, encoder.strata_)
+            self._cap_state = cap.init(
+                encoder.counts_, encoder.strata_ if encoder.with_label else None
+            )
         elif group_counts is not None:
             self._cap_state = cap.init(group_counts)
             names = [str(code) for code in range(len(group_counts))]
@@ -113,13 +115,11 @@ class FairClipper:
         self.trace = Trace(names)
         self._names = names
         self._on_nonfinite = on_nonfinite
-        self._cosine = cosine
         self._engine = GradientEngine(model, len(names), check=check, batch_dim=batch_dim)
         self._parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         self._clip_state = None if clip is None else clip.init(self._parameters)
 
-    @contextmanager
-    def watch(self, groups: Codes) -> Iterator[None]:
+    def watch(self, groups: Codes) -> AbstractContextManager[None]:
         """Measure whose rows cause what in the forward *and* backward pass inside.
 
         Several windows before one `clip_grad_` accumulate; `clip_grad_` after each window treats
@@ -134,8 +134,7 @@ class FairClipper:
             ValueError: If they are out of range, or not one a row.
             RuntimeError: If no backward pass ran inside, or ``.grad`` was not zero before.
         """
-        with self._engine.watch(self._check_codes(groups)):
-            yield
+        return self._engine.watch(self._check_codes(groups))
 
     def backward(self, losses: Tensor, groups: Codes) -> None:
         """Use instead of `watch`: backward of ``losses.mean()``, and once more for each group.
@@ -169,12 +168,14 @@ class FairClipper:
         """
         if (scaler is None) != (optimizer is None):
             raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
+        self._engine.check_finished()
         scale = None
         if scaler is not None and optimizer is not None:
+            self._check_covers(optimizer)
             # Asked on the device: `get_scale` would wait for it.
             scale = 1 / scaler.scale(torch.ones((), device=self._parameters[0][1].device))
             scaler.unscale_(optimizer)
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(all="ignore"):  # nan and inf mean something here
             by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
             gradients = self._engine.collect(by_layer=by_layer, scale=scale)
             record = self._cap_and_clip(gradients)
@@ -222,59 +223,51 @@ class FairClipper:
     def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
         counts = gradients.row_counts()
         gramian = gradients.gramian()  # (K + 1, K + 1) or (L, K + 1, K + 1)
-        whole = gramian.sum(0) if gramian.ndim == 3 else gramian
-        norms = whole.diagonal().sqrt()  # (K + 1,)
-        nonfinite = ~norms.isfinite()
         if self._on_nonfinite == "raise":
-            self._raise_if_nonfinite(nonfinite, gramian, gradients)
-        norms, present = norms[:-1], counts > 0
-        compared = norms
-        if self.cap.scope == "layer":
-            compared = gramian.diagonal(dim1=-2, dim2=-1).sqrt()[:, :-1]  # (L, K)
-        else:
-            gramian = whole
-        factors = self.cap(compared, counts, present, self._cap_state)  # as `compared`
-        share, squared = _shares(gramian, factors)
-        norm_uncapped, norm_capped = whole.sum().sqrt(), squared.sqrt()
+            self._raise_if_nonfinite(gramian, gradients)
+        by_layer = self.cap.scope == "layer"
+        if gramian.ndim == 3 and not by_layer:
+            gramian = gramian.sum(0)
+        norms = _norms(gramian)[..., :-1]  # (K,) or (L, K), as the factors
+        factors = self.cap(norms, counts, counts > 0, self._cap_state)
         if not math.isinf(self.cap.max_ratio):
             gradients.recombine_(factors)
             if self.cap.preserve_norm:
-                scale = torch.where(norm_capped > 0, norm_uncapped / norm_capped, 1.0)
-                torch._foreach_mul_(gradients.totals, torch.where(nonfinite.any(), 1.0, scale))
-                norm_capped = norm_uncapped
-            self._engine.write_back(gradients)
+                _rescale(gradients.totals, _growth(gramian, factors))
         clip = None if self.clip is None else self.clip(self._parameters, self._clip_state)
-        return StepRecord(
-            group_norms=torch.where(present, norms, torch.nan),
-            cap_norms=self._cap_state.averages,
-            factors=factors,
-            ratio_after=_ratio(factors * compared, self._cap_state.reference),
-            share=share,
-            counts=counts,
-            norm_uncapped=norm_uncapped,
-            norm_capped=norm_capped,
-            norm_clipped=norm_capped if clip is None else self._norm(),
-            nonfinite=nonfinite[:-1],
-            clip=clip,
-            cosine=whole[:-1, :-1] / norms.outer(norms) if self._cosine else None,
-            layers=tuple(gradients.layers or ()) if self.cap.scope == "layer" else None,
+        raw = RawStep(
+            counts,
+            gramian,
+            factors,
+            self._cap_state.averages,
+            self._cap_state.reference,
+            None if clip is None else self._norm(),
         )
+        layers = tuple(gradients.layers or ()) if by_layer else None
+        return StepRecord(raw, clip, layers, preserve_norm=self.cap.preserve_norm)
+
+    def _check_covers(self, optimizer: torch.optim.Optimizer) -> None:
+        covered = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in self._parameters:
+            if parameter.grad is not None and id(parameter) not in covered:
+                raise ValueError(
+                    f"`optimizer` does not hold parameter '{name}', so the scaler would leave its "
+                    "gradient scaled. Use one optimizer for all of the model with a scaler."
+                )
 
     def _norm(self) -> Tensor:
         grads = [p.grad for _, p in self._parameters if p.grad is not None]
         total: Tensor = torch.nn.utils.get_total_norm(grads)
         return total
 
-    def _raise_if_nonfinite(
-        self, nonfinite: Tensor, gramian: Tensor, gradients: GroupGradients
-    ) -> None:
-        parts = [part for part, flag in enumerate(nonfinite.tolist()) if flag]
+    def _raise_if_nonfinite(self, gramian: Array, gradients: GroupGradients) -> None:
+        finite = torch.as_tensor(_norms(gramian)).isfinite()  # (L, K + 1)
+        parts = [part for part, is_finite in enumerate(finite.all(0).tolist()) if not is_finite]
         if not parts:
             return
         # What is got by subtraction is not finite either when a held part is not.
         part = next((part for part in parts if part != gradients.rest), parts[0])
-        finite = gramian[:, part, part].isfinite().tolist()
-        layer = list(gradients.layers or ())[finite.index(False)]
+        layer = list(gradients.layers or ())[finite[:, part].tolist().index(False)]
         whose = f"group '{self._names[part]}'" if part < len(self._names) else "unknown rows"
         raise RuntimeError(
             f"The gradient of {whose} is not finite in layer '{layer}'. Lower the learning rate or "
@@ -282,36 +275,45 @@ class FairClipper:
         )
 
     def _check_codes(self, groups: Codes) -> Tensor:
-        codes = torch.as_tensor(groups)
+        codes = groups if isinstance(groups, Tensor) else torch.from_numpy(np.asarray(groups))
+        if codes.ndim != 1 or len(codes) == 0:
+            raise ValueError(f"`groups` must be (B,) with B > 0, got {tuple(codes.shape)}.")
+        if codes.dtype == torch.int64 and codes.device.type == "cpu":
+            return codes
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
             raise TypeError(
                 f"`groups` must be integer codes, got {codes.dtype}. `GroupEncoder` makes them."
             )
-        if codes.ndim != 1 or codes.numel() == 0:
-            raise ValueError(f"`groups` must be (B,) with B > 0, got {tuple(codes.shape)}.")
-        codes = codes.to("cpu", torch.int64)
-        least, most = (int(x) for x in codes.aminmax())
-        if least < -1 or most >= len(self._names):
-            raise ValueError(
-                f"`groups` must be in -1..{len(self._names) - 1}, got {least}..{most}."
-            )
-        return codes
+        return codes.to("cpu", torch.int64)
 
 
-def _shares(gramian: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each group's projection on the update over its squared norm, (K,), and that norm."""
-    factors = torch.nn.functional.pad(factors, (0, 1), value=1.0)  # u is never capped
-    aligned = (gramian @ factors.unsqueeze(-1)).squeeze(-1) * factors  # (K + 1,) or (L, K + 1)
-    aligned = aligned.sum(0) if aligned.ndim == 2 else aligned
-    squared = aligned.sum().clamp(min=0)  # rounding
-    return (aligned / squared).narrow(0, 0, len(aligned) - 1), squared
+def _namespace(array: Array) -> Any:
+    """Return the module whose functions take it: all that is used here is in both."""
+    return torch if isinstance(array, Tensor) else np
 
 
-def _ratio(capped: Tensor, reference: Tensor | None) -> Tensor:
-    """Return the largest capped norm over its reference's, NaN where a reference is absent."""
-    assert reference is not None
-    length = capped.gather(-1, reference)  # 0 for an absent group
-    return torch.where(length > 0, capped / length, torch.nan).amax()
+def _norms(gramian: Array) -> Array:
+    """Return the norm of each part, (..., K + 1)."""
+    xp = _namespace(gramian)
+    norms: Array = xp.sqrt(xp.einsum("...kk->...k", gramian))
+    return norms
+
+
+def _growth(gramian: Array, factors: Array) -> Array:
+    """Return the norm of the total before the cap over that after it."""
+    xp = _namespace(gramian)
+    weights = xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)
+    before = gramian.sum()
+    after = (weights[..., None, :] @ gramian @ weights[..., None]).sum()
+    growth: Array = xp.sqrt(before / after)
+    return growth
+
+
+def _rescale(totals: list[Tensor], scale: Array) -> None:
+    """Multiply by a scale; by 1 where it is not a finite number."""
+    xp = _namespace(scale)
+    finite = xp.where(xp.isfinite(scale), scale, 1.0)
+    torch._foreach_mul_(totals, finite if isinstance(finite, Tensor) else float(finite))
 
 
 def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:

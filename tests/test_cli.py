@@ -1,6 +1,7 @@
 """The command line, as a user types it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -127,15 +128,26 @@ def test_compare_prints_json_that_config_reproduces(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, jobs: int) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "fairclip", "compare", "german", f"--out={out}", "--jobs=1"]
-    process = subprocess.Popen([*command, "--epochs=500"], stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "fairclip",
+        "compare",
+        "german",
+        f"--out={out}",
+        "--epochs=500",
+    ]
+    process = subprocess.Popen(
+        [*command, f"--jobs={jobs}"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while not (tmp_path / "run.partial").exists():
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in stderr
@@ -149,7 +161,7 @@ def test_a_bug_in_training_shows_its_traceback(
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("fairclip.comparison._task.prepare", fail)
+    monkeypatch.setattr("fairclip.comparison._task.to_inputs", fail)
     result = CliRunner().invoke(app, ["compare", "german", *TINY, f"--out={tmp_path / 'x'}"])
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1
@@ -160,6 +172,8 @@ def test_a_bug_in_training_shows_its_traceback(
     [
         (lambda f: f.drop(columns="y_pred"), [], "no column `y_pred`"),
         (lambda f: f, ["--y-score=s"], "no column `s`"),
+        (lambda f: f, ["--sensitive=sex,"], "no column ``"),
+        (lambda f: f, ["--sensitive=sex,sex"], "`sex` is named twice"),
         (lambda f: f.iloc[:0], [], "has no rows"),
         (lambda f: f.assign(y_pred=f["y_pred"].where(f.index > 0, 7)), [], "values of `y_true`"),
         (lambda f: f.assign(y_true=f["y_true"].where(f.index > 0)), [], "1 missing values"),

@@ -1,19 +1,21 @@
 """Bound the groups' gradient norms by a reference group's. Shapes: K groups, L layers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fairclip.capping._plan import NEVER, Plan, warn_of_small_groups
+from fairclip.capping._arrays import Array, given_as, host_view, namespace, to_host
+from fairclip.capping._plan import Plan, warn_of_small_groups
 from fairclip.capping._state import CapState
-from fairclip.capping._strata import Strata, make_strata
+from fairclip.capping._strata import make_strata
 
 _RULES = ("minority", "smallest_norm")
+_Given = TypeVar("_Given", bound=Tensor | np.ndarray[Any, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +144,13 @@ class NormCap:
         if counts is None and n_groups is None:
             raise ValueError("`counts` or `n_groups` must be given.")
         fixed = counts is not None
-        rows = torch.as_tensor([0] * (n_groups or 0) if counts is None else counts, device="cpu")
+        rows = to_host([0] * (n_groups or 0) if counts is None else counts)
         if rows.ndim != 1 or len(rows) == 0 or n_groups not in (None, len(rows)):
             raise ValueError(
-                "`counts` must be one number per group, got shape "
-                f"{tuple(rows.shape)} with `n_groups` {n_groups}."
+                f"`counts` must be one number per group, got shape {rows.shape} with `n_groups` "
+                f"{n_groups}."
             )
-        if rows.is_floating_point() or rows.amin() < 0:
+        if rows.dtype.kind not in "iu" or rows.min() < 0:
             raise ValueError(f"`counts` must be whole numbers of rows, got {rows.tolist()}.")
         if isinstance(self.reference, str) and self.reference not in _RULES:
             raise ValueError(
@@ -162,14 +164,14 @@ class NormCap:
             )
         labels = strata if self.within == "label" else None
         compared = make_strata(len(rows), labels, self._codes)
-        state = CapState(compared, rows.long(), fixed=fixed, min_rows=self.min_reference_rows)
-        if fixed:
-            warn_of_small_groups(state.counts, compared, self.min_reference_rows)
-        return state
+        rows = rows.astype(np.int64)  # a copy
+        if fixed and not math.isinf(self.max_ratio):
+            warn_of_small_groups(rows, compared, self.min_reference_rows)
+        return CapState(compared, rows, fixed=fixed, min_rows=self.min_reference_rows)
 
     def __call__(
-        self, norms: Tensor, batch_counts: Tensor, present: Tensor, state: CapState, /
-    ) -> Tensor:
+        self, norms: _Given, batch_counts: _Given, present: _Given, state: CapState, /
+    ) -> _Given:
         """Return one factor per norm and update ``state`` in place; no host synchronisation.
 
         Args:
@@ -179,8 +181,11 @@ class NormCap:
             state: Of `init`.
 
         Shape:
-            - ``norms``: ``(K,)``, or ``(L, K)`` with ``scope="layer"``; the output is the same.
+            - ``norms``: ``(K,)``, or ``(L, K)`` with ``scope="layer"``, float32 or float64; the
+              output is the same.
             - ``batch_counts``, ``present``: ``(K,)``, integer and bool.
+
+            All are tensors on one device, or all are numpy arrays.
 
         Returns:
             The factors. That of an absent group acts on nothing: without smoothing it is 1, else
@@ -192,52 +197,52 @@ class NormCap:
                 f"`norms` must be (K,) for scope='global' and (L, K) for scope='layer' with K = "
                 f"{len(state.counts)}, got {tuple(norms.shape)} for scope={self.scope!r}."
             )
-        lengths, comparable, plan = state.update_(
-            norms.detach(), batch_counts, present, self.smoothing
-        )
-        strata = state.strata
-        length, code = self._reference(lengths, comparable, plan)  # (S,) or (L, S)
-        limit = length * self.max_ratio
-        limit = torch.where(limit > 0, limit, torch.inf)  # inf * 0 is nan: not > 0 either
-        if len(strata.member) > 1:  # else both spread to all groups by themselves
-            limit = limit.index_select(-1, strata.of_group)  # like norms
-            length = length.index_select(-1, strata.of_group)
-            code = code.index_select(-1, strata.of_group)
-        reference = torch.where(length < torch.inf, code, strata.group)  # (K,) or (L, K)
-        state.reference = reference
-        factors = (limit / lengths).clamp(max=1.0)  # a length of 0 gives inf, then 1
-        factors = factors.clamp(min=self._floor(plan, state.counts, reference))
-        factors = torch.where(reference == strata.group, 1.0, factors)
-        if self.within == "label":
-            factors = self._keep_label_shares(factors, plan.rows, strata)
-            if self.smoothing == 0:
-                factors = torch.where(present, factors, 1.0)
-        return factors
+        arrays = [host_view(array) for array in (norms, batch_counts, present)]
+        with np.errstate(all="ignore"):  # 0 / 0 and the like never reach a factor
+            results = self._compare(state, *arrays)
+        factors, state.reference, state.averages = (given_as(norms, array) for array in results)
+        like_norms: _Given = factors
+        return like_norms
 
-    def _reference(self, lengths: Tensor, comparable: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Return the norm and the code of each stratum's reference; inf where there is none."""
+    def _compare(
+        self, state: CapState, norms: Array, batch_counts: Array, present: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return the factors, the code that each group was compared with, and the averages."""
+        xp = namespace(norms)
+        averages, comparable, plan = state.update_(norms, batch_counts, present, self.smoothing)
         if self.reference == "smallest_norm":
-            candidate = comparable & (plan.rank != NEVER)  # (S, K)
-            length, code = torch.where(candidate, lengths.unsqueeze(-2), torch.inf).min(-1)
-            return length, code
-        rank, code = torch.where(comparable, plan.rank, NEVER).min(-1)  # (S,)
-        length = torch.where(rank != NEVER, lengths.index_select(-1, code), torch.inf)
-        return length, code
+            comparable = comparable & plan.eligible  # (K, K)
+            key = xp.where(comparable, averages[..., None, :], plan.resort)  # also (L, K, K)
+            code, length = key.argmin(-1), xp.amin(key, -1)
+        else:
+            code = xp.where(comparable, plan.rank, plan.resort).argmin(-1)  # (K,)
+            length = averages[..., code]
+        group = state.strata.group
+        reference = xp.where(length > 0, code, group)  # like norms
+        factors = length * self.max_ratio / averages
+        capped = (factors < 1) & (reference != group)
+        factors = xp.where(capped, factors.clip(self._floor(plan, reference)), 1.0)
+        if self.within == "label":
+            factors = self._keep_label_shares(factors, plan.rows)
+            if self.smoothing == 0:
+                factors = xp.where(present, factors, 1.0)
+        return factors, reference, averages
 
-    def _floor(self, plan: Plan, counts: Tensor, reference: Tensor) -> Tensor | float:
+    def _floor(self, plan: Plan, reference: Array) -> Array:
         """Return the least factor, or that of each group, (K,) or (L, K)."""
         if not isinstance(self.floor, str):
             return self.floor
         if self.reference == "smallest_norm":  # each step designates its own reference
-            return (counts[reference] / plan.votes).clamp(max=1.0)
+            return (plan.counts[reference] / plan.votes).clip(0.0, 1.0)
         return plan.floor
 
-    def _keep_label_shares(self, factors: Tensor, rows: Tensor, strata: Strata) -> Tensor:
+    def _keep_label_shares(self, factors: Array, rows: Array) -> Array:
         """Return factors scaled so that each stratum keeps its share of the weighted rows."""
-        eps = torch.finfo(factors.dtype).eps  # a stratum without rows yet: 0 / 0 becomes 1
-        kept = (factors.unsqueeze(-2) * rows).sum(-1)  # (S,) or (L, S)
+        # A stratum without rows yet: 0 / 0 becomes 1.
+        eps = namespace(factors).finfo(factors.dtype).eps
+        kept = (factors[..., None, :] * rows).sum(-1)  # like factors
         scale = (rows.sum(-1) + eps) / (kept + eps)
-        return (factors * scale.index_select(-1, strata.of_group)).clamp(max=self.max_factor)
+        return (factors * scale).clip(0.0, self.max_factor)
 
     @property
     def _codes(self) -> tuple[int, ...]:

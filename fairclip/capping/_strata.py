@@ -1,12 +1,13 @@
-"""Which groups are compared with each other. Shapes: K groups, S strata."""
+"""Which groups are compared with each other. Shapes: K groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from fairclip.capping._arrays import Array, to_host, to_place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +16,18 @@ class Strata:
 
     Args:
         group: (K,) the codes 0 to K - 1.
-        of_group: (K,) the stratum of each group, 0 to S - 1.
-        member: (S, K) the same as a mask.
+        member: (K, K) row k tells the groups of k's stratum, so that what is computed by row is
+            there for every group.
         chosen: (K,) whether the user chose the group as a reference.
     """
 
-    group: Tensor
-    of_group: Tensor
-    member: Tensor
-    chosen: Tensor
+    group: Array
+    member: Array
+    chosen: Array
 
-    def to(self, device: torch.device) -> Self:
-        """Return the same on ``device``."""
-        tensors = (self.group, self.of_group, self.member, self.chosen)
-        return type(self)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+    def to_place_of(self, array: Array) -> Self:
+        """Return the same where ``array`` is."""
+        return type(self)(*(to_place_of(array, x) for x in (self.group, self.member, self.chosen)))
 
 
 def make_strata(
@@ -42,14 +41,13 @@ def make_strata(
         ValueError: If ``labels`` has another length, or ``references`` are neither empty nor one
             code per stratum.
     """
-    group = torch.arange(n_groups)
-    labels = torch.zeros_like(group) if labels is None else torch.as_tensor(labels, device="cpu")
-    if labels.shape != group.shape:
+    group = np.arange(n_groups)
+    codes = np.zeros_like(group) if labels is None else to_host(labels)
+    if codes.shape != group.shape:
         raise ValueError(
-            f"`strata` must have one code per group, got shape {tuple(labels.shape)} for "
-            f"{n_groups} groups."
+            f"`strata` must have one code per group, got shape {codes.shape} for {n_groups} groups."
         )
-    names, of_group = torch.unique(labels, return_inverse=True)
+    names, of_group = np.unique(codes, return_inverse=True)
     if references:
         if max(references) >= n_groups:
             raise ValueError(
@@ -59,13 +57,10 @@ def make_strata(
         if sorted(covered) != list(range(len(names))):
             raise ValueError(
                 f"`reference` must be one group of each stratum, got the codes {references} in the "
-                f"strata {labels[list(references)].tolist()} of {names.tolist()}."
+                f"strata {codes[list(references)].tolist()} of {names.tolist()}."
             )
     return Strata(
         group=group,
-        of_group=of_group,
-        member=of_group == torch.arange(len(names))[:, None],
-        chosen=torch.zeros(n_groups, dtype=torch.bool).index_fill(
-            0, torch.tensor(references, dtype=torch.int64), True
-        ),
+        member=of_group == of_group[:, None],
+        chosen=np.isin(group, references),
     )

@@ -6,7 +6,9 @@ in ``_arms.py``. :class:`Settings` is everything that the results depend on besi
 :func:`prepare` checks all of it before anything is written; a :class:`Plan` runs.
 """
 
-from fairclip.comparison._compare import Comparison, Plan, compare, prepare
+from fairclip.comparison._compare import compare
+from fairclip.comparison._plan import Comparison, Plan, prepare
+from fairclip.comparison._results import HEADLINES, format_change
 from fairclip.comparison._settings import Settings
 
-__all__ = ["Comparison", "Plan", "Settings", "compare", "prepare"]
+__all__ = ["HEADLINES", "Comparison", "Plan", "Settings", "compare", "format_change", "prepare"]

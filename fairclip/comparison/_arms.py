@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fairclip.capping import NormCap
 from fairclip.clipper import FairClipper
 from fairclip.clipping import Norm
 from fairclip.comparison._settings import Settings
+from fairclip.comparison._table import Table, encode
 from fairclip.groups import GroupEncoder
 from fairclip.training import FairStep, GroupDROStep, WeightedStep
 
@@ -37,6 +38,26 @@ class Start:
     encoder: GroupEncoder
     codes: Mapping[Codes, NDArray[np.int64]]
     median_norm: float
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        table: Table,
+        train: NDArray[np.int64],
+        settings: Settings,
+        median_norm: float,
+    ) -> Self:
+        """Return the start for the training rows ``train`` of ``table``."""
+        sensitive, y = table.sensitive.iloc[train], table.y[train]
+        encoder = GroupEncoder(with_label=settings.groups == "cells").fit(sensitive, y)
+        groups = encode(encoder, sensitive, y)
+        codes: dict[Codes, NDArray[np.int64]] = {
+            "groups": groups,
+            "cells": table.cells[train],
+            "labels": y,
+        }
+        return cls(model, encoder, codes, median_norm)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def open_folder(
         raise ValueError(f"{out} is a finished run: choose another `out`, or `overwrite` it.")
     if folder.work.exists() and resume:
         _check_same(folder.work, settings, environment)
+        for stray in folder.work.glob("*/.*"):
+            stray.unlink()  # half-written when the run was interrupted
         return folder
     if folder.work.exists() and not overwrite:
         raise ValueError(f"{folder.work} is an unfinished run: `resume` it, or `overwrite` it.")

@@ -1,14 +1,18 @@
 """What a finished task leaves in the run folder, each file whole or not there at all."""
 
 import gzip
+import io
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from fairclip.comparison._telemetry import Telemetry
 from fairclip.metrics import neutralise_formulas
 
 # What is reported of each group.
@@ -24,26 +28,19 @@ class Outcome:
     Attributes:
         arm: Its name.
         seed: Its seed.
-        metrics: Of the test part.
+        validation: Metrics of the validation part.
+        test: Metrics of the test part.
         by_group: Rows and rates of each group of the test part, one record each.
-        telemetry: For each group, how the stages treated it, one record each; empty without a
-            trace.
-        cap_active: Share of the steps in which a cap changed a contribution; NaN without a trace.
-        clip_active: Share of the steps in which the clip changed the gradient, likewise.
-        median_norm: Of the gradients before any clip, likewise.
-        best_cut: The cut for everyone that the validation part suggests.
+        telemetry: How often the stages acted, and on whom.
         warnings: What training had to say.
     """
 
     arm: str
     seed: int
-    metrics: Figures
+    validation: Figures
+    test: Figures
     by_group: list[Figures]
-    telemetry: list[Figures]
-    cap_active: float
-    clip_active: float
-    median_norm: float
-    best_cut: float
+    telemetry: Telemetry
     warnings: list[str]
 
 
@@ -53,11 +50,13 @@ class TaskFiles:
 
     Attributes:
         predictions: The test part: y_true, y_pred, y_score and the sensitive columns.
+        scores: Of all rows, for the arm that takes them over.
         trace: One row for each training step.
         outcome: The record; it is written last, and where it is the task is finished.
     """
 
     predictions: Path
+    scores: Path
     trace: Path
     outcome: Path
 
@@ -67,28 +66,37 @@ class TaskFiles:
         stem = f"{arm}__seed{seed}"
         return cls(
             folder / "predictions" / f"{stem}.csv.gz",
+            folder / "tasks" / f"{stem}.npy",
             folder / "tasks" / f"{stem}.csv.gz",
             folder / "tasks" / f"{stem}.json",
         )
 
     def read(self) -> Outcome:
         """Read the record."""
-        return Outcome(**json.loads(self.outcome.read_bytes()))
+        values = json.loads(self.outcome.read_bytes())
+        return Outcome(**{**values, "telemetry": Telemetry(**values["telemetry"])})
 
     def write(self, record: Outcome) -> None:
         """Write the record."""
-        write_whole(self.outcome, json.dumps(asdict(record)).encode())
+        _write_whole(self.outcome, json.dumps(asdict(record)).encode())
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_array(path: Path, values: NDArray[np.float64]) -> None:
+    """Write ``values`` to the last bit."""
+    content = io.BytesIO()
+    np.save(content, values)
+    _write_whole(path, content.getvalue())
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write ``frame`` as CSV, or CSV.gz; equal tables make equal bytes."""
+    text = neutralise_formulas(frame).to_csv(index=False, lineterminator="\n").encode()
+    _write_whole(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name first, so that nobody sees it half-written."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     temporary.replace(path)
-
-
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write ``frame`` as compressed CSV; equal tables make equal bytes."""
-    text = neutralise_formulas(frame).to_csv(index=False, lineterminator="\n")
-    write_whole(path, gzip.compress(text.encode(), mtime=0))

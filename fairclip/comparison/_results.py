@@ -1,8 +1,10 @@
 """From the outcomes of all tasks to one row for each arm."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fairclip.comparison._arms import BASELINE
@@ -19,27 +21,49 @@ METRICS = (
     "demographic_parity_difference",
 )
 
+# An equalized odds difference is never shown without the balanced accuracy.
+HEADLINES = (
+    "accuracy",
+    "balanced_accuracy",
+    "worst_cell_accuracy",
+    "equalized_odds_difference",
+)
+
 
 @dataclass(frozen=True)
 class Results:
     """The tables behind the report.
 
     Attributes:
-        tradeoff: One row for each arm; for each metric M the columns M_mean, M_low, M_high and
-            against the baseline M_change, M_change_low, M_change_high.
+        tradeoff: One row for each arm; for each metric M of the test part the columns M_mean,
+            M_low, M_high and against the baseline M_change, M_change_low, M_change_high.
+        validation: The same of the validation part, the M_mean alone.
         by_group: One row for each arm and group; the same columns for the rates of the group.
         telemetry: One row for each arm that keeps a trace and each group of its cap.
     """
 
     tradeoff: pd.DataFrame
+    validation: pd.DataFrame
     by_group: pd.DataFrame
     telemetry: pd.DataFrame
+
+
+def format_change(row: Mapping[Any, Any], metric: str) -> str:
+    """Return a change against the baseline with half its interval; one seed has no interval.
+
+    Args:
+        row: Of :attr:`Results.tradeoff` or :attr:`Results.by_group`, by column.
+        metric: The M of its columns.
+    """
+    half = (row[f"{metric}_change_high"] - row[f"{metric}_change_low"]) / 2
+    return f"{row[f'{metric}_change']:+z.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
 
 
 def collect(outcomes: Sequence[Outcome], test_over_train: float) -> Results:
     """Average over the seeds; arms and groups keep the order in which they come."""
     return Results(
         _tradeoff(outcomes, test_over_train),
+        _validation(outcomes),
         _by_group(outcomes, test_over_train),
         _telemetry(outcomes),
     )
@@ -48,22 +72,26 @@ def collect(outcomes: Sequence[Outcome], test_over_train: float) -> Results:
 def _tradeoff(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFrame:
     runs = pd.DataFrame(
         {
-            **o.metrics,
+            **o.test,
             "arm": o.arm,
             "seed": o.seed,
-            "cap_active": o.cap_active,
-            "clip_active": o.clip_active,
+            "cap_active": o.telemetry.cap_active,
+            "clip_active": o.telemetry.clip_active,
         }
         for o in outcomes
     )
-    table = over_seeds(
-        runs[["arm", "seed", *METRICS]], baseline=BASELINE, test_over_train=test_over_train
-    )
+    table = _means(runs, METRICS, test_over_train)
     by_arm = runs.groupby("arm")
     table["worst_cell"] = by_arm["worst_cell"].agg(lambda names: names.mode()[0])
     table["selection_rate_mean"] = by_arm["selection_rate"].mean()
     table[["cap_active", "clip_active"]] = by_arm[["cap_active", "clip_active"]].mean()
     return table.reset_index()
+
+
+def _validation(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    runs = pd.DataFrame({**o.validation, "arm": o.arm} for o in outcomes)
+    means = runs.groupby("arm", sort=False)[list(METRICS)].mean().round(12)
+    return means.add_suffix("_mean").reset_index()
 
 
 def _by_group(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFrame:
@@ -72,9 +100,7 @@ def _by_group(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFra
     )
     tables = []
     for group, rows in runs.groupby("group"):
-        table = over_seeds(
-            rows[["arm", "seed", *RATES]], baseline=BASELINE, test_over_train=test_over_train
-        )
+        table = _means(rows, RATES, test_over_train)
         table.insert(0, "group", group)
         table.insert(1, "n", rows.groupby("arm")["n"].mean())
         tables.append(table)
@@ -83,6 +109,14 @@ def _by_group(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFra
     return stacked.sort_index(key=arms.get_indexer, kind="stable").reset_index()
 
 
+def _means(runs: pd.DataFrame, metrics: Sequence[str], test_over_train: float) -> pd.DataFrame:
+    table = over_seeds(
+        runs[["arm", "seed", *metrics]], baseline=BASELINE, test_over_train=test_over_train
+    )
+    # Differences of equal sums of shares can be off by the last bit; + 0.0 turns -0.0 into 0.0.
+    return table.round(12) + 0.0
+
+
 def _telemetry(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    runs = pd.DataFrame({**group, "arm": o.arm} for o in outcomes for group in o.telemetry)
+    runs = pd.DataFrame({**group, "arm": o.arm} for o in outcomes for group in o.telemetry.by_group)
     return runs.groupby(["arm", "group"], sort=False).mean().reset_index()

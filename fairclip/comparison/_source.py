@@ -49,11 +49,12 @@ def open_source(settings: Settings, frame: pd.DataFrame | None = None) -> tuple[
         sensitive = tuple(map(str, dataset.sensitive_features))
         others = dataset.X.drop(columns=list(sensitive))
         frame = pd.concat([others, dataset.sensitive_features, dataset.y], axis=1)
+        known = settings.target in {"", dataset.target} and settings.positive is None
         settings = replace(
             settings,
             target=settings.target or dataset.target,
             sensitive=settings.sensitive or sensitive[:1],
-            favourable=settings.favourable or str(dataset.favourable),
+            favourable=settings.favourable or (str(dataset.favourable) if known else None),
         )
         origin = f"{dataset.source} ({dataset.licence})"
         return Source(frame, settings.data, _hash(frame), origin), settings

@@ -37,7 +37,7 @@ def split(table: Table, seed: int) -> Split:
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
 
 
-def prepare(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
+def to_inputs(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
     """Return all rows as inputs ``(N, d)``; everything is learned from the training rows.
 
     Numbers are standardised, a missing one is the median and an extra column says so; words are

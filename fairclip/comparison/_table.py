@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fairclip.comparison._pooling import check_cells, pool
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import Source
 from fairclip.groups import GroupEncoder
 
-# One row of every cell in each of the parts that hold a fifth of the rows.
-MIN_CELL_ROWS = 5
+# Beside the sensitive columns in the files of predictions, and beside them in the names of cells.
+_PREDICTIONS = {"y_true", "y_pred", "y_score", "y"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def make_table(source: Source, settings: Settings) -> Table:
     Raises:
         ValueError: If arms cannot be compared on them; the message says what to change.
     """
-    frame = source.frame.reset_index(drop=True)
+    frame = source.frame.reset_index(drop=True).rename(columns=str)
     _check_columns(frame, settings)
     y, classes = _binary(frame[settings.target], settings.positive)
     favourable = settings.favourable or classes[1]
@@ -51,17 +52,29 @@ def make_table(source: Source, settings: Settings) -> Table:
             f"`{settings.target}`; got {favourable!r}."
         )
     sensitive = _sensitive(frame, settings)
-    pooled = _pool(sensitive, settings.pool_below)
-    if _smallest_cell(pooled, y)[1] < MIN_CELL_ROWS:
-        raise ValueError(_too_small(sensitive, pooled, y))
+    pooled = pool(sensitive, settings.pool_below)
+    check_cells(sensitive, pooled, y)
     return Table(
         features=_features(frame.drop(columns=_no_features(settings))),
         y=y,
         classes=classes,
         favourable=favourable,
         sensitive=pooled,
-        cells=GroupEncoder(with_label=True).fit(pooled, y).transform(pooled, y),
+        cells=encode(GroupEncoder(with_label=True).fit(pooled, y), pooled, y),
     )
+
+
+def encode(
+    encoder: GroupEncoder, sensitive: pd.DataFrame, y: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the codes of the rows; -1 without a warning where a sensitive value is missing.
+
+    The figures by group come with that note.
+    """
+    known = sensitive.notna().to_numpy().all(axis=1)
+    codes = np.full(len(sensitive), -1)
+    codes[known] = encoder.transform(sensitive[known], y[known])
+    return codes
 
 
 def _check_columns(frame: pd.DataFrame, settings: Settings) -> None:
@@ -69,7 +82,7 @@ def _check_columns(frame: pd.DataFrame, settings: Settings) -> None:
         raise ValueError("Name the column to predict: `target` (--target).")
     if not settings.sensitive:
         raise ValueError("Name the sensitive columns: `sensitive` (--sensitive).")
-    columns = list(map(str, frame.columns))
+    columns = list(frame.columns)
     if len(set(columns)) < len(columns):
         twice = next(column for column in columns if columns.count(column) > 1)
         raise ValueError(f"There is more than one column `{twice}`.")
@@ -78,6 +91,8 @@ def _check_columns(frame: pd.DataFrame, settings: Settings) -> None:
     for name in (settings.target, *settings.sensitive, *settings.drop):
         if name not in columns:
             raise ValueError(f"There is no column `{name}`; there are {', '.join(columns)}.")
+    if taken := _PREDICTIONS.intersection(settings.sensitive):
+        raise ValueError(f"A sensitive column cannot be called `{taken.pop()}`: rename it.")
     if settings.target in settings.sensitive:
         raise ValueError(f"`{settings.target}` cannot be both the target and sensitive.")
 
@@ -97,7 +112,8 @@ def _binary(target: pd.Series, positive: str | None) -> tuple[NDArray[np.int64],
         raise ValueError(
             f"The target `{target.name}` is missing in {n_missing} rows: fill or remove them."
         )
-    values = [_word(value) for value in sorted(target.unique())]
+    # By type first: a file can hold 1 and "yes" in one column.
+    values = [_word(v) for v in sorted(target.unique(), key=lambda v: (str(type(v)), v))]
     listed = ", ".join(values[:5]) + (", ..." if len(values) > 5 else "")
     if len(values) < 2:
         raise ValueError(f"The target `{target.name}` has one class only: {listed}.")
@@ -130,50 +146,6 @@ def _sensitive(frame: pd.DataFrame, settings: Settings) -> pd.DataFrame:
             f"The sensitive columns {', '.join(settings.sensitive)} make fewer than two groups."
         )
     return sensitive
-
-
-def _pool(sensitive: pd.DataFrame, pool_below: int) -> pd.DataFrame:
-    """Give groups with fewer than ``pool_below`` rows one name."""
-    known = sensitive.dropna()
-    sizes = _sizes(sensitive)
-    small = sizes.index[sizes < pool_below]
-    if small.empty:
-        return sensitive
-    kept = known.drop(small)
-    if kept.empty:
-        raise ValueError(f"Every group has fewer than {pool_below} rows: lower `pool_below`.")
-    pooled = sensitive.copy()
-    pooled.loc[small] = "other (pooled)" if kept.isin(["other"]).any(axis=None) else "other"
-    return pooled
-
-
-def _sizes(sensitive: pd.DataFrame) -> "pd.Series[int]":
-    """Return the rows of each row's group; rows of no group are left out."""
-    known = sensitive.dropna()
-    return known.groupby([*sensitive])[sensitive.columns[0]].transform("size")
-
-
-def _smallest_cell(sensitive: pd.DataFrame, y: NDArray[np.int64]) -> tuple[str, int]:
-    known = sensitive.dropna()
-    groups = GroupEncoder().fit(known)
-    cells = 2 * groups.transform(known) + y[known.index]
-    counts = np.bincount(cells, minlength=2 * len(groups.names_))
-    least = int(counts.argmin())
-    return f"{groups.names_[least // 2]}, y={least % 2}", int(counts[least])
-
-
-def _too_small(sensitive: pd.DataFrame, pooled: pd.DataFrame, y: NDArray[np.int64]) -> str:
-    """Name the cell that cannot be split, and the least ``pool_below`` that helps."""
-    name, n_rows = _smallest_cell(pooled, y)
-    remedy = "Leave its rows out or name fewer sensitive columns."
-    for size in sorted(_sizes(sensitive).unique())[:-1]:
-        if _smallest_cell(_pool(sensitive, size + 1), y)[1] >= MIN_CELL_ROWS:
-            remedy = f"`pool_below={size + 1}` (--pool-below {size + 1}) merges the small groups."
-            break
-    return (
-        f"The cell '{name}' has {n_rows} rows; the training, validation and test parts need "
-        f"{MIN_CELL_ROWS} between them. {remedy}"
-    )
 
 
 def _no_features(settings: Settings) -> list[str]:

@@ -1,58 +1,50 @@
-"""What a trace says about a whole run. Shapes: T steps, K groups."""
+"""What the trace of one run says as a whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
-
-from fairclip.comparison._outcome import Figures
-
-# Factors are float32: one this close to 1 has not acted.
-_TOLERANCE = 1e-6
+from fairclip.trace import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Telemetry:
-    """Summary of one trace.
+    """Summary of one trace; as it stands, that of an arm without one.
 
     Attributes:
-        by_group: One record for each group: means over the steps in which it was present, and
-            the number of steps in which it was not.
+        by_group: One record for each group: its name; the means of its norm, of its factor (over
+            the layers too) and of its share of the update, over the steps in which it was
+            present; the share of the steps in which it was capped, and in which it was absent.
         cap_active: Share of the steps in which a cap changed a contribution.
         clip_active: Share of the steps in which the clip changed the gradient.
         median_norm: Of the gradients before the clip.
     """
 
-    by_group: list[Figures]
-    cap_active: float
-    clip_active: float
-    median_norm: float
+    by_group: list[dict[str, float | str]] = field(default_factory=list)
+    cap_active: float = float("nan")
+    clip_active: float = float("nan")
+    median_norm: float = float("nan")
 
-
-NO_TELEMETRY = Telemetry([], float("nan"), float("nan"), float("nan"))
-
-
-def summarise(trace: pd.DataFrame) -> Telemetry:
-    """Reduce the frame of a :class:`fairclip.Trace` ``(T, ...)``."""
-    names = [str(column)[2:-1] for column in trace if str(column).startswith("n[")]
-    capped = np.zeros(len(trace), dtype=bool)  # (T,)
-    by_group: list[Figures] = []
-    for name in names:
-        present = trace[f"n[{name}]"] > 0  # (T,)
-        seen = trace[present]
-        by_group.append(
-            {
-                "group": name,
-                "norm": float(seen[f"norm[{name}]"].mean()),
-                "factor": float(seen[f"factor[{name}]"].mean()),
-                "share": float(seen[f"share[{name}]"].mean()),
-                "steps_absent": int((~present).sum()),
-            }
+    @classmethod
+    def of(cls, trace: Trace) -> "Telemetry":
+        """Reduce a trace to its means."""
+        frame, acted = trace.to_frame(), trace.acted()
+        by_group: list[dict[str, float | str]] = []
+        for name in trace.names:
+            seen = frame[frame[f"n[{name}]"] > 0]
+            columns = map(str, seen.columns)
+            factors = [c for c in columns if c.startswith("factor[") and c.endswith(f"[{name}]")]
+            by_group.append(
+                {
+                    "group": name,
+                    "norm": float(seen[f"norm[{name}]"].mean()),
+                    "factor": float(seen[factors].to_numpy().mean()),
+                    "share": float(seen[f"share[{name}]"].mean()),
+                    "capped": acted["cap_by_group"][name],
+                    "absent": acted["absent_by_group"][name],
+                }
+            )
+        return cls(
+            by_group=by_group,
+            cap_active=acted["cap"],
+            clip_active=acted["clip"],
+            median_norm=float(frame["norm_capped"].median()),
         )
-        capped |= present & ((trace[f"factor[{name}]"] - 1).abs() > _TOLERANCE)
-    return Telemetry(
-        by_group=by_group,
-        cap_active=float(capped.mean()),
-        clip_active=float((trace["clip_share"] > 0).mean()),
-        median_norm=float(trace["norm_capped"].median()),
-    )

@@ -1,11 +1,11 @@
 """Group gradients: codes and one backward pass in, every group's contribution out.
 
-With t the gradient of a batch of B rows in K groups, `GroupGradients` holds t = sum_k g_k + u: the
-norms (K + 1,), or (L, K + 1) by layer, the projections on the update, and the recombination
-sum_k f_k g_k + u. `GradientEngine` measures it around the user's own forward and backward pass.
+With t the gradient of a batch of B rows in K groups, `GroupGradients` holds t = sum_k g_k + u: its
+Gramian (K + 1, K + 1), or by layer (L, K + 1, K + 1), and the recombination sum_k f_k g_k + u.
+`GradientEngine` measures it around the user's own forward and backward pass.
 """
 
 from fairclip.gradients._engine import GradientEngine
-from fairclip.gradients._sums import GroupGradients
+from fairclip.gradients._sums import Array, GroupGradients
 
-__all__ = ["GradientEngine", "GroupGradients"]
+__all__ = ["Array", "GradientEngine", "GroupGradients"]

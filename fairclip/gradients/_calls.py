@@ -1,7 +1,6 @@
 """What the forward passes of a window left behind, module call by module call."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -17,11 +17,13 @@ from fairclip.gradients._replay import Snapshot
 Key = tuple[str, int]
 """A call: the module's name and how many calls of it ended before in the window."""
 
+Pattern = tuple[str, tuple[int, ...]]
+"""A kind of call: the module's name and the number of dimensions of every leaf."""
+
 _ONE_TENSOR = pytree.tree_flatten(((torch.empty(0),), {}))[1]
 
-Detail = Literal["call", "scope", "replay"]
-"""What is recorded of a module: its calls; also which calls run inside them; also all that a
-re-run needs, with copies of the outputs."""
+Detail = Literal["call", "replay"]
+"""What is recorded of a module: its calls, or also all that a re-run needs, with its outputs."""
 
 
 @dataclass(slots=True)
@@ -30,7 +32,7 @@ class Call:
 
     key: Key
     module: nn.Module
-    inputs: list[Any]  # the leaves of (args, kwargs), tensors detached
+    inputs: list[Any]  # the leaves of (args, kwargs)
     spec: pytree.TreeSpec
     n_dims: tuple[int, ...]  # of every leaf of the inputs and outputs, -1 for what is no tensor
     versions: tuple[int, ...]  # of the kept tensors, to notice changes in place
@@ -38,6 +40,17 @@ class Call:
     snapshot: Snapshot | None  # of before the call
     outputs: list[Any]  # the leaves of what it returned, where they are kept
     grads: list[Tensor | None]  # one for each leaf of what it returned
+    is_differentiated: bool = False  # its backward pass was, as a gradient penalty does
+
+    @property
+    def pattern(self) -> Pattern:
+        """What calls with the same layouts have in common."""
+        return self.key[0], self.n_dims
+
+    @property
+    def name(self) -> str:
+        """How to speak of the module."""
+        return f"module '{self.key[0]}'" if self.key[0] else "the model"
 
     def reached(self) -> bool:
         """Say whether a backward pass came through this call."""
@@ -65,15 +78,25 @@ class Call:
 
 
 def _versions(leaves: Sequence[Any]) -> tuple[int, ...]:
-    return tuple(leaf._version for leaf in leaves if isinstance(leaf, Tensor))
+    return tuple([leaf._version for leaf in leaves if isinstance(leaf, Tensor)])
 
 
-def _detached(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+def has_user_hooks(module: nn.Module) -> bool:
+    """Say whether anything but a recorder hooks the forward pass of a module."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return not all(
+        isinstance(hook, partial) and isinstance(getattr(hook.func, "__self__", None), CallRecorder)
+        for hook in hooks
+    )
+
+
+def detached(leaves: Sequence[Any]) -> list[Any]:
+    """Return the leaves with tensors cut off from the graph."""
+    return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
 class CallRecorder:
-    """Forward hooks that record calls inside `recording`; outside they return at once.
+    """Forward hooks that record calls between `start` and `stop`; else they return at once.
 
     Args:
         modules: Every module that may be hooked, by name.
@@ -83,22 +106,26 @@ class CallRecorder:
         self._modules = modules
         self._handles: list[RemovableHandle] = []
         self._calls: list[Call] | None = None
-        self._counts: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
         self._keep_outputs = False
-        self._open: list[tuple[str, Snapshot | None]] = []
+        self._open: list[tuple[str, Snapshot, tuple[Any, ...], dict[str, Any]]] = []
+        self._entries: Collection[str] | None = None
+        self._writers: dict[str, Node] = {}
 
-    def hook(self, details: Mapping[str, Detail]) -> None:
-        """Hook these modules and no others."""
+    def hook(self, details: Mapping[str, Detail], entries: Collection[str] | None = None) -> None:
+        """Hook these modules and no others; None finds out which are outermost: all must replay."""
         self.remove()
+        self._entries = entries
         for name, detail in details.items():
             module = self._modules[name]
-            if detail != "call":
-                enter = partial(self._enter, name, detail)
-                self._handles.append(module.register_forward_pre_hook(enter))
-            # prepend: the output as it is before any hook of the user's changes it.
+            # Around the user's own hooks, which take part in a re-run.
+            if detail == "replay":
+                enter = partial(self._enter, name)
+                self._handles.append(
+                    module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True)
+                )
             leave = partial(self._leave, name, detail)
-            handle = module.register_forward_hook(leave, prepend=True, with_kwargs=True)
-            self._handles.append(handle)
+            self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
 
     def remove(self) -> None:
         """Take all hooks off."""
@@ -106,22 +133,34 @@ class CallRecorder:
             handle.remove()
         self._handles = []
 
-    @contextmanager
-    def recording(self, *, keep_outputs: bool = False) -> Iterator[list[Call]]:
-        """Record into the list that this yields; nested, the inner list gets the calls."""
-        outer = self._calls, self._counts, self._open, self._keep_outputs
-        calls: list[Call] = []
-        self._calls, self._counts, self._open = calls, Counter(), []
-        self._keep_outputs = keep_outputs
-        try:
-            yield calls
-        finally:
-            self._calls, self._counts, self._open, self._keep_outputs = outer
+    def __reduce__(self) -> tuple[type["CallRecorder"], tuple[dict[str, nn.Module]]]:
+        return CallRecorder, ({},)  # a copied or saved model takes hooks along that do nothing
 
-    def _enter(self, name: str, detail: Detail, module: nn.Module, _args: Any) -> None:
+    def start(self) -> None:
+        """Begin to record."""
+        self._calls, self._counts, self._open = [], {}, []
+
+    def stop(self) -> list[Call]:
+        """Record no more; return the calls since `start`."""
+        calls, self._calls = self._calls or [], None
+        return calls
+
+    @contextmanager
+    def probing(self) -> Iterator[list[Call]]:
+        """Record into the list that this yields, with all outputs."""
+        self.start()
+        self._keep_outputs = True
+        try:
+            yield self._calls if self._calls is not None else []
+        finally:
+            self._keep_outputs = False
+            self.stop()
+
+    def _enter(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if self._calls is not None:
-            snapshot = Snapshot.take(module) if detail == "replay" else None
-            self._open.append((name, snapshot))
+            self._open.append((name, Snapshot.take(module), args, kwargs))
 
     def _leave(
         self,
@@ -139,43 +178,69 @@ class CallRecorder:
                 f"Module '{name}' is being compiled: hooks do not see inside a compiled graph. Use "
                 "the uncompiled model, or `clipper.backward(losses, groups)`."
             )
-        snapshot = None
-        if detail != "call":
+        snapshot: Snapshot | None = None
+        if detail == "replay":
             while (opened := self._open.pop())[0] != name:
                 pass  # a forward that raised never left
-            snapshot = opened[1]
+            _, snapshot, args, kwargs = opened
         if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
             inputs, spec = list(args), _ONE_TENSOR  # pytree takes as long as a small layer
         else:
             inputs, spec = pytree.tree_flatten((args, kwargs))
         outputs = [output] if isinstance(output, Tensor) else pytree.tree_leaves(output)
         keep = outputs if detail == "replay" or self._keep_outputs else []
+        ordinal = self._counts.get(name, 0)
+        self._counts[name] = ordinal + 1
         call = Call(
-            key=(name, self._counts[name]),
-            module=module,
-            inputs=[_detached(leaf) for leaf in inputs],
-            spec=spec,
-            n_dims=tuple(
-                leaf.ndim if isinstance(leaf, Tensor) else -1 for leaf in (*inputs, *outputs)
-            ),
-            versions=_versions([*inputs, *keep]),
-            is_entry=not self._open,
-            snapshot=snapshot,
-            outputs=[_detached(leaf) for leaf in keep],
-            grads=[None] * len(outputs),
+            (name, ordinal),
+            module,
+            inputs,
+            spec,
+            tuple([x.ndim if isinstance(x, Tensor) else -1 for x in (*inputs, *outputs)]),
+            _versions([*inputs, *keep]),
+            not self._open if self._entries is None else name in self._entries,
+            snapshot,
+            keep,
+            [None] * len(outputs),
         )
-        self._counts[name] += 1
         self._calls.append(call)
         for position, leaf in enumerate(outputs):
-            if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+            if isinstance(leaf, Tensor) and (node := leaf.grad_fn) is not None:
                 # On the node, not the tensor: hooks of the user's on the tensor have run by then.
-                leaf.grad_fn.register_prehook(partial(_keep_grad, call, position, leaf.output_nr))
+                if name not in self._writers:
+                    self._writers[name] = _writer(module)
+                keep_grad = partial(_keep_grad, call, position, leaf.output_nr, self._writers[name])
+                node.register_prehook(keep_grad)
 
 
-def _keep_grad(call: Call, position: int, output_nr: int, grads: tuple[Tensor | None, ...]) -> None:
+def _keep_grad(
+    call: Call, position: int, output_nr: int, writer: Node, grads: tuple[Tensor | None, ...]
+) -> None:
     grad = grads[output_nr]
-    if grad is None:
+    if grad is None or not call.grads:
+        return  # released
+    if not _runs(writer):
+        call.is_differentiated |= torch.is_grad_enabled()  # create_graph
         return
     held = call.grads[position]
     # Two backward passes over one graph add up, as they do in `.grad`.
-    call.grads[position] = grad.detach() if held is None else held + grad.detach()
+    call.grads[position] = grad if held is None else held + grad
+
+
+def _writer(module: nn.Module) -> Node:
+    """Return the node that writes the ``.grad`` of the module's first trainable parameter."""
+    parameter = next(p for p in module.parameters() if p.requires_grad)
+    with torch.enable_grad():
+        node = parameter.view_as(parameter).grad_fn
+    assert node is not None
+    writer = node.next_functions[0][0]
+    assert writer is not None
+    return writer
+
+
+def _runs(writer: Node) -> bool:
+    """Say whether the backward pass that is under way writes ``.grad``."""
+    try:
+        return torch._C._will_engine_execute_node(writer)
+    except RuntimeError:  # `torch.autograd.grad` for this parameter
+        return False

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.exceptions import FairclipWarning
-from fairclip.gradients._calls import Call
+from fairclip.gradients._calls import Call, Pattern
+from fairclip.gradients._probe import Layouts
 
 
 def tolerance(calls: Sequence[Call]) -> float:
@@ -43,12 +44,12 @@ def differing(
     return found
 
 
-def warn_of_batch_norm(calls: Iterable[Call]) -> None:
+def warn_of_batch_norm(model: nn.Module) -> None:
     """Warn where batch statistics mix the rows."""
     mixing = [
-        call.key[0]
-        for call in calls
-        if isinstance(call.module, nn.modules.batchnorm._BatchNorm) and call.module.training
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     ]
     if mixing:
         warnings.warn(
@@ -58,6 +59,45 @@ def warn_of_batch_norm(calls: Iterable[Call]) -> None:
             FairclipWarning,
             stacklevel=2,
         )
+
+
+def check_first_order(calls: Iterable[Call]) -> None:
+    """Raise where a backward pass was differentiated: rows then cause more than a call shows."""
+    for call in calls:
+        if call.is_differentiated:
+            raise RuntimeError(
+                "`torch.autograd.grad(..., create_graph=True)` ran inside `watch`, as for a "
+                f"gradient penalty: what the rows cause through {call.name} cannot be told apart. "
+                "Use `clipper.backward(losses, groups)` with the penalty in each row's loss."
+            )
+
+
+def check_entries(calls: Iterable[Call], layouts: Mapping[Pattern, Layouts], n_rows: int) -> None:
+    """Raise where the outputs of an outermost call hold the rows of the batch otherwise.
+
+    A loss of such outputs has other rows than the layers inside.
+    """
+    for call in calls:
+        if not call.is_entry:
+            continue
+        of_outputs = layouts[call.pattern][len(call.inputs) :]
+        for grad, layout in zip(call.grads, of_outputs, strict=True):
+            if grad is not None and layout is None and n_rows in grad.shape:
+                raise RuntimeError(
+                    f"The outputs {tuple(grad.shape)} of {call.name} are not those that the same "
+                    "rows give on their own: rows are mixed, moved or drawn at random, and cannot "
+                    "be told apart. Use `clipper.backward(losses, groups)`."
+                )
+
+
+def warn_of_new_calls(calls: Iterable[Call]) -> None:
+    """Warn that a step goes unmeasured."""
+    warnings.warn(
+        f"{_listed([call.key[0] for call in calls])} was called in a way that no step before had. "
+        "This step is left uncapped; such calls are measured from the next one on.",
+        FairclipWarning,
+        stacklevel=2,
+    )
 
 
 def warn_of_missed_rows(names: Sequence[str]) -> None:
@@ -74,7 +114,8 @@ def warn_of_penalty(names: Sequence[str]) -> None:
     """Warn that a part of the gradient belongs to no row."""
     warnings.warn(
         f"A part of the gradient of {_listed(names)} comes from no row of the batch, as that of a "
-        "penalty on the weights does. It is kept as it is and never capped.",
+        "penalty on the weights does, or from a forward pass outside of `watch`. It is kept as it "
+        "is and never capped.",
         FairclipWarning,
         stacklevel=2,
     )

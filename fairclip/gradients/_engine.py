@@ -1,8 +1,8 @@
 """From a user's own forward and backward pass to the gradient of every group."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 from fairclip.gradients._calls import Call, CallRecorder, Detail
 from fairclip.gradients._checks import (
+    check_entries,
+    check_first_order,
     differing,
     tolerance,
     warn_of_batch_norm,
     warn_of_missed_rows,
+    warn_of_new_calls,
     warn_of_penalty,
 )
 from fairclip.gradients._ledger import GradLedger
 from fairclip.gradients._measure import Sums, measure
-from fairclip.gradients._pending import Pending, write_back
+from fairclip.gradients._pending import Pending
 from fairclip.gradients._plan import Plan
 from fairclip.gradients._probe import find_layouts
 from fairclip.gradients._rerun import runs_alone
@@ -50,7 +53,11 @@ class GradientEngine:
         check: Literal["first"] | bool = "first",
         batch_dim: int | None = None,
     ) -> None:
+        self._model = model
         self._parameters = trainable_parameters(model)
+        self._all_modules = list(model.modules())
+        self._frozen = [p for p in model.parameters() if not p.requires_grad]
+        self._made_for = self._fingerprint()
         self._n_groups = n_groups
         self._check = check
         self._batch_dim = batch_dim
@@ -71,29 +78,40 @@ class GradientEngine:
                 }
             )
         }
+        self._modules = modules
         self._recorder = CallRecorder(modules)
-        self._recorder.hook(dict.fromkeys(modules, "replay"))
         self._plan = Plan()
+        self._served: set[str] = set()
+        self._hook_all()
         self._ledger = GradLedger(self._parameters)
         self._unchecked = check == "first"
         self._has_penalty = False
         self._watching = False
         self._pending: Pending | None = None
 
-    @contextmanager
-    def watch(self, codes: Tensor) -> Iterator[None]:
-        """Measure the forward and backward pass inside; `codes` (B,) are checked."""
-        rows = self._open(codes)
+    def watch(self, codes: Tensor) -> AbstractContextManager[None]:
+        """Measure the forward and backward pass inside; `codes` are (B,) int64 on the CPU."""
+        return _Window(self, codes)
+
+    def open(self, codes: Tensor) -> BatchRows:
+        """Begin a window."""
+        rows = self._begin(codes)
+        self._recorder.start()
+        return rows
+
+    def close(self, rows: BatchRows, *, failed: bool) -> None:
+        """End a window; one that failed leaves nothing."""
+        calls = self._recorder.stop()
         try:
-            with self._recorder.recording() as calls:
-                yield
-            self._close(calls, rows)
-        except BaseException:
-            self._pending = None
-            self._ledger.abandon()
-            raise
+            if not failed:
+                failed = True
+                self._close(calls, rows)
+                failed = False
         finally:
             self._watching = False
+            if failed:
+                self._pending = None
+                self._ledger.abandon()
             for call in calls:
                 call.release()
 
@@ -104,7 +122,7 @@ class GradientEngine:
                 f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
                 f"{tuple(losses.shape)}. Use `reduction='none'`."
             )
-        rows = self._open(codes)
+        rows = self._begin(codes)
         try:
             slots = rows.slots(rows.present(), losses.device)
             names = list(self._parameters)
@@ -124,28 +142,30 @@ class GradientEngine:
         finally:
             self._watching = False
 
-    def collect(self, *, by_layer: bool = False, scale: Tensor | None = None) -> GroupGradients:
-        """End the step: return the contributions of all windows since the last one.
-
-        Args:
-            by_layer: Tell layers apart.
-            scale: What ``.grad`` was multiplied by since, as a loss scaler does.
-
-        Raises:
-            RuntimeError: If there was no window.
-        """
+    def check_finished(self) -> None:
+        """Raise where there is no window to end the step with, or ``.grad`` is not its own."""
         if self._watching:
             raise RuntimeError("Leave `watch` before `clip_grad_()`.")
         if self._pending is None:
             raise RuntimeError(
                 "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first."
             )
-        pending, self._pending = self._pending, None
-        return pending.gradients(self._parameters, by_layer=by_layer, scale=scale)
+        if not self._ledger.unchanged():
+            raise RuntimeError(
+                "`.grad` was changed between `watch` and `clip_grad_()`. With a GradScaler pass "
+                "`clip_grad_(scaler, optimizer)` instead of calling `scaler.unscale_`."
+            )
 
-    def write_back(self, gradients: GroupGradients) -> None:
-        """Put the total, which may have been changed, into ``.grad``."""
-        write_back(gradients, self._parameters.values())
+    def collect(self, *, by_layer: bool = False, scale: Tensor | None = None) -> GroupGradients:
+        """End the step: return the contributions of all windows since the last one.
+
+        Args:
+            by_layer: Tell layers apart.
+            scale: What ``.grad`` was multiplied by since the window, as a loss scaler does.
+        """
+        pending, self._pending = self._pending, None
+        assert pending is not None
+        return pending.gradients(self._parameters, by_layer=by_layer, scale=scale)
 
     def settle(self) -> None:
         """Say that ``.grad`` is final for this step."""
@@ -155,14 +175,30 @@ class GradientEngine:
         """Take the hooks off the model."""
         self._recorder.remove()
 
-    def _open(self, codes: Tensor) -> BatchRows:
+    def _begin(self, codes: Tensor) -> BatchRows:
         check_single_process()
         if self._watching:
             raise RuntimeError("`watch` is open already; windows cannot be nested.")
+        if self._fingerprint() != self._made_for:
+            raise RuntimeError(
+                "The model has parameters that were added or unfrozen after the clipper was made: "
+                "call `clipper.remove()` and make a new one."
+            )
+        rows = BatchRows.from_codes(codes, self._n_groups)
         if not self._ledger.open(pending=self._pending is not None):
             self._pending = None
         self._watching = True
-        return BatchRows.from_codes(codes, self._n_groups)
+        return rows
+
+    def _fingerprint(self) -> list[int]:
+        """Return what changes when a module or a parameter is added, replaced or unfrozen."""
+        items = [
+            id(item)
+            for module in self._all_modules
+            for items in (module._modules, module._parameters)
+            for item in items.values()
+        ]
+        return [*items, *(p.requires_grad for p in self._frozen)]
 
     def _close(self, calls: list[Call], rows: BatchRows) -> None:
         names = [name for name, p in self._parameters.items() if p.grad is not None]
@@ -173,15 +209,30 @@ class GradientEngine:
                 if names
                 else "No backward pass ran inside `watch`: call `loss.backward()` before it ends."
             )
+        check_first_order(reached)
         device = self._grad(names[0]).device
-        if not all(map(self._plan.knows, reached)) or not self._plan.served().issuperset(names):
+        if not all(map(self._plan.knows, reached)) or not self._served.issuperset(names):
+            if not self._learning:
+                warn_of_new_calls(
+                    [call for call in reached if not self._plan.knows(call)] or reached
+                )
+                self._hook_all()
+                self._forget(rows)
+                return
             self._learn(calls, reached, rows.slots(rows.present(), device), names)
         if self._pending is None and (self._check is True or self._unchecked):
             self._check_sums(reached, rows.slots(rows.present(), device), names)
             self._unchecked = False
+            self._ledger.weigh()
         rest = self._rest(rows)
         slots = rows.slots([part for part in rows.present() if part != rest], device)
         self._add(self._measure(reached, slots, names), slots, rows, rest)
+
+    def _forget(self, rows: BatchRows) -> None:
+        if self._pending is None:
+            self._pending = Pending(self._n_groups, self._n_groups)
+        self._pending.forget(rows.n_rows)
+        self._ledger.close()
 
     def _rest(self, rows: BatchRows) -> int:
         """Return the part to get by subtraction: the largest, or u where a penalty is in it."""
@@ -202,10 +253,10 @@ class GradientEngine:
     ) -> None:
         """Find the rows of every tensor, and decide which calls serve which parameter."""
         plan = self._plan
-        if not plan.n_dims:
-            warn_of_batch_norm(reached)
-        plan.layouts.update(find_layouts(calls, slots.n_rows, self._recorder, self._batch_dim))
-        plan.n_dims.update({call.key: call.n_dims for call in reached})
+        if not plan.layouts:
+            warn_of_batch_norm(self._model)
+        plan.learn(reached, find_layouts(calls, slots.n_rows, self._recorder, self._batch_dim))
+        check_entries(reached, plan.layouts, slots.n_rows)
         plan.entries.update(call.key[0] for call in reached if call.is_entry)
         plan.assign(names, self._owners, reached)
         self._find_alone(plan, reached, slots)
@@ -216,14 +267,24 @@ class GradientEngine:
         for call in calls:
             module = call.key[0]
             if plan.by_rerun[module]:
-                alone = runs_alone(call, plan.layouts[call.key], slots.n_rows)
+                alone = runs_alone(call, plan.layouts[call.pattern], slots.n_rows)
                 plan.alone[module] = plan.alone.get(module, True) and alone
 
+    def _hook_all(self) -> None:
+        """Record everything, to learn from it."""
+        self._learning = True
+        self._recorder.hook(dict.fromkeys(self._modules, "replay"))
+
     def _hook(self) -> None:
+        """Record what the plan needs, and any call that it does not know."""
+        self._learning = False
         details: dict[str, Detail] = dict.fromkeys(self._owners, "call")
-        details.update(dict.fromkeys(self._plan.entries, "scope"))
-        details.update({name: "replay" for name, served in self._plan.by_rerun.items() if served})
-        self._recorder.hook(details)
+        replayed = [name for name, served in self._plan.by_rerun.items() if served]
+        if self._check is True:  # what does not add up is run again from the outermost modules
+            replayed += self._plan.entries
+        details.update(dict.fromkeys(replayed, "replay"))
+        self._recorder.hook(details, self._plan.entries)
+        self._served = self._plan.served()
 
     def _check_sums(self, calls: list[Call], slots: Slots, names: list[str]) -> None:
         """Compute every part and add up; what does not, is missed rows or a penalty."""
@@ -261,3 +322,19 @@ class GradientEngine:
         grad = self._parameters[name].grad
         assert grad is not None
         return grad
+
+
+class _Window(AbstractContextManager[None]):
+    """What `watch` returns: a class, because a generator takes as long as a small layer."""
+
+    __slots__ = ("_codes", "_engine", "_rows")
+
+    def __init__(self, engine: GradientEngine, codes: Tensor) -> None:
+        self._engine = engine
+        self._codes = codes
+
+    def __enter__(self) -> None:
+        self._rows = self._engine.open(self._codes)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._engine.close(self._rows, failed=kind is not None)

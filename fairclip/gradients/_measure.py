@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.gradients._calls import Call
+from fairclip.gradients._layout import SHARED
 from fairclip.gradients._plan import Owners, Plan
+from fairclip.gradients._probe import Layouts
 from fairclip.gradients._rerun import rerun
 from fairclip.gradients._rows import Slots
 
@@ -14,6 +16,7 @@ Sums = dict[str, list[Tensor]]
 """For each parameter that rows reached, one tensor a slot."""
 
 
+@torch.no_grad()
 def measure(
     calls: Iterable[Call],
     plan: Plan,
@@ -23,10 +26,11 @@ def measure(
 ) -> Sums:
     """Return what the rows of each slot caused in `parameters`, added up over the calls."""
     sums: Sums = {}
-    if not slots.parts:
-        return sums
     for call in calls:
         module = call.key[0]
+        check_rows(call, plan.layouts[call.pattern], slots.n_rows)
+        if not slots.parts:
+            continue
         if served := plan.by_rule[module] & parameters.keys():
             for local, tensors in _by_rule(call, plan, slots).items():
                 if (name := owners[module][local]) in served:
@@ -38,31 +42,37 @@ def measure(
     return sums
 
 
+def check_rows(call: Call, layouts: Layouts, n_rows: int) -> None:
+    """Raise where a call does not hold that many rows."""
+    for leaf, layout in zip(call.inputs, layouts, strict=False):  # of the outputs come after
+        if layout is not None and layout is not SHARED and not layout.fits(leaf, n_rows):
+            raise ValueError(
+                f"`groups` has {n_rows} codes, but an input of module '{call.key[0]}' has the "
+                f"shape {tuple(leaf.shape)}, of which dimension {layout.dim} holds the rows"
+                f"{', one entry each' if layout.order == 'row' else ''}. Pass one code a row of "
+                "the batch. If rows have more entries now than in the first step, make a new "
+                "clipper that begins with such a batch."
+            )
+
+
 def _by_rule(call: Call, plan: Plan, slots: Slots) -> Sums:
-    (of_input, of_output), grad = plan.layouts[call.key], call.grads[0]
+    (of_input, of_output), grad = plan.layouts[call.pattern], call.grads[0]
     assert of_input is not None
     assert of_output is not None
     assert grad is not None
     call.check_inputs_unchanged()
-    inputs = call.inputs[0]
-    if not (of_input.fits(inputs, slots.n_rows) and of_output.fits(grad, slots.n_rows)):
-        raise ValueError(
-            f"`groups` has {slots.n_rows} codes, but an input of module '{call.key[0]}' has the "
-            f"shape {tuple(inputs.shape)}. Pass one code a row of the batch."
-        )
-    with torch.no_grad():
-        return plan.rules[call.key](
-            call.module,
-            of_input.leading(inputs, slots.n_rows),
-            of_output.leading(grad, slots.n_rows),
-            slots,
-        )
+    return plan.rules[call.pattern](
+        call.module,
+        of_input.leading(call.inputs[0], slots.n_rows),
+        of_output.leading(grad, slots.n_rows),
+        slots,
+    )
 
 
 def _by_rerun(call: Call, plan: Plan, parameters: Mapping[str, nn.Parameter], slots: Slots) -> Sums:
     by_slot = rerun(
         call,
-        plan.layouts[call.key],
+        plan.layouts[call.pattern],
         list(parameters.values()),
         slots,
         alone=plan.alone[call.key[0]],

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from fairclip.gradients._calls import Call, Key
+from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
 from fairclip.gradients._probe import Layouts, has_rows
 from fairclip.gradients._rerun import can_rerun
 from fairclip.gradients._rules import Rule, find_rule
@@ -19,18 +19,16 @@ class Plan:
     """What was learnt of a model's calls.
 
     Args:
-        layouts: Of every call whose rows are known.
-        rules: Of every call that has one.
-        n_dims: Of every call that was learnt: another number of dimensions is another call.
+        layouts: Of every kind of call that was learnt.
+        rules: Of every kind of call that has one.
         by_rule: Modules with a rule, and the full names of the parameters it serves.
         by_rerun: Modules that are run again, and the full names of the parameters that this serves.
         alone: The run-again modules whose rows can run without the rest of the batch.
         entries: The outermost modules.
     """
 
-    layouts: dict[Key, Layouts] = field(default_factory=dict)
-    rules: dict[Key, Rule] = field(default_factory=dict)
-    n_dims: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    layouts: dict[Pattern, Layouts] = field(default_factory=dict)
+    rules: dict[Pattern, Rule] = field(default_factory=dict)
     by_rule: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_rerun: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     alone: dict[str, bool] = field(default_factory=dict)
@@ -38,7 +36,15 @@ class Plan:
 
     def knows(self, call: Call) -> bool:
         """Say whether a call is as it was learnt."""
-        return self.n_dims.get(call.key) == call.n_dims
+        return call.pattern in self.layouts
+
+    def learn(self, calls: Iterable[Call], found: Mapping[Key, Layouts]) -> None:
+        """Take in the layouts of calls; where two calls of one kind differ, they are not known."""
+        for call in calls:
+            unknown: Layouts = [None] * len(call.n_dims)
+            layouts = found.get(call.key, unknown)
+            if self.layouts.setdefault(call.pattern, layouts) != layouts:
+                self.layouts[call.pattern] = unknown
 
     def served(self) -> set[str]:
         """Return the parameters that some call serves."""
@@ -64,7 +70,11 @@ class Plan:
                     by = self.by_rule if self._has_rule(modules[module]) else self.by_rerun
                     by[module].add(name)
                     self.rules.update(
-                        {call.key: rule for call in modules[module] if (rule := self._rule(call))}
+                        {
+                            call.pattern: rule
+                            for call in modules[module]
+                            if (rule := self._rule(call))
+                        }
                     )
             else:
                 self.hand_over(name, holders, calls)
@@ -105,9 +115,11 @@ class Plan:
 
     def _rule(self, call: Call) -> Rule | None:
         """Return the rule that serves a call, None where rows are not known or none does."""
-        layouts = self.layouts.get(call.key, [])
+        layouts = self.layouts.get(call.pattern, [])
         if len(layouts) != 2 or layouts[0] is None or not all(map(has_rows, layouts)):
             return None  # every rule takes one input and gives one output
+        if has_user_hooks(call.module):
+            return None  # they may make the weights, or change what goes in and comes out
         return find_rule(call.module, layouts[0].dim)
 
     def _serves_itself(self, calls: Sequence[Call]) -> bool:
@@ -117,7 +129,7 @@ class Plan:
         return all(self._rule(call) is not None for call in calls)
 
     def _can_rerun(self, calls: Sequence[Call]) -> bool:
-        return all(can_rerun(call, self.layouts.get(call.key)) for call in calls)
+        return all(can_rerun(call, self.layouts.get(call.pattern)) for call in calls)
 
 
 def _by_module(calls: Iterable[Call]) -> dict[str, list[Call]]:

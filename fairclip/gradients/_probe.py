@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call, CallRecorder, Key
+from fairclip.gradients._calls import Call, CallRecorder, Key, detached
 from fairclip.gradients._layout import SHARED, Layout, find_layout
 from fairclip.gradients._replay import Snapshot
 
@@ -101,7 +101,7 @@ def _guesses(entry: Call, n_rows: int, batch_dim: int | None) -> Iterator[Layout
 def _best(results: list[dict[Key, Layouts]], entry: Call, n_rows: int) -> dict[Key, Layouts]:
     if not results:
         raise ValueError(
-            f"`groups` has {n_rows} codes, but no input of {_name(entry)} has that many rows "
+            f"`groups` has {n_rows} codes, but no input of {entry.name} has that many rows "
             "(dimension 0, or 1 where the batch is second). Pass one code a row of the batch, or "
             "`batch_dim`."
         )
@@ -109,27 +109,21 @@ def _best(results: list[dict[Key, Layouts]], entry: Call, n_rows: int) -> dict[K
     best = max(scores)
     if scores.count(best) > 1:
         raise ValueError(
-            f"Two dimensions of the inputs of {_name(entry)} hold {n_rows} rows equally well. Say "
+            f"Two dimensions of the inputs of {entry.name} hold {n_rows} rows equally well. Say "
             "which one is the batch: `FairClipper(..., batch_dim=0)`."
         )
     return results[scores.index(best)]
 
 
-def _name(call: Call) -> str:
-    return f"module '{call.key[0]}'" if call.key[0] else "the model"
-
-
 def _run(entry: Call, inputs: list[Any], recorder: CallRecorder) -> dict[Key, list[Any]]:
-    """Run an outermost call in evaluation; return the leaves of every call inside and of itself."""
-    args, kwargs = pytree.tree_unflatten(inputs, entry.spec)
+    """Run an outermost call in evaluation; return the leaves of every call, itself included."""
+    args, kwargs = pytree.tree_unflatten(detached(inputs), entry.spec)
     snapshot = entry.snapshot or Snapshot.take(entry.module)
-    with (
-        snapshot.restored(entry.module, evaluate=True),
-        recorder.recording(keep_outputs=True) as calls,
-    ):
-        output = entry.module.forward(*args, **kwargs)
-    leaves = {call.key: [*call.inputs, *call.outputs] for call in calls}
-    leaves[entry.key[0], 0] = [*inputs, *pytree.tree_leaves(output)]
+    with snapshot.restored(entry.module, evaluate=True), recorder.probing() as calls:
+        entry.module(*args, **kwargs)
+    leaves = {call.key: detached([*call.inputs, *call.outputs]) for call in calls}
+    for call in calls:
+        call.release()
     return leaves
 
 
@@ -146,5 +140,5 @@ def _compare(
 def _compare_leaf(whole: Any, part: Any, n_rows: int, index: Tensor) -> Layout | None:
     if isinstance(whole, Tensor) and isinstance(part, Tensor):
         return find_layout(whole, part, n_rows, index)
-    same = not isinstance(whole, Tensor) and not isinstance(part, Tensor) and bool(whole == part)
-    return SHARED if same else None
+    plain = isinstance(whole, bool | int | float | str | None) and type(whole) is type(part)
+    return SHARED if whole is part or (plain and whole == part) else None

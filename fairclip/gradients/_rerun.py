@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call
+from fairclip.gradients._calls import Call, detached
 from fairclip.gradients._layout import is_close
 from fairclip.gradients._probe import Layouts, has_rows, some_rows
 from fairclip.gradients._replay import Snapshot
@@ -65,34 +65,47 @@ def rerun(
     call.check_inputs_unchanged()
     of_outputs = layouts[len(call.inputs) :]
     by_slot: list[list[Tensor | None]] = []
-    outputs = [] if alone else _forward(call, call.inputs)[0]
+    for index in slots.indices() if alone else ():
+        outputs, draws = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
+        if draws:  # it did not when this was learnt
+            by_slot = []
+            break
+        grads = _select(call.grads, of_outputs, slots.n_rows, index)
+        by_slot.append(_backward(outputs, grads, parameters, retain_graph=False))
+    if by_slot:
+        return by_slot
+    outputs, _ = _forward(call, call.inputs)
     for index in slots.indices():
-        if alone:
-            outputs, _ = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
-            grads = _select(call.grads, of_outputs, slots.n_rows, index)
-        else:
-            grads = _mask(call.grads, of_outputs, slots.n_rows, index)
-        reached = [i for i, grad in enumerate(grads) if grad is not None]
-        by_slot.append(
-            list(
-                torch.autograd.grad(
-                    [outputs[i] for i in reached],
-                    list(parameters),
-                    [grads[i] for i in reached],
-                    retain_graph=not alone,
-                    allow_unused=True,
-                )
-            )
-        )
+        grads = _mask(call.grads, of_outputs, slots.n_rows, index)
+        by_slot.append(_backward(outputs, grads, parameters, retain_graph=True))
     return by_slot
+
+
+def _backward(
+    outputs: Sequence[Any],
+    grads: Sequence[Tensor | None],
+    parameters: Sequence[nn.Parameter],
+    *,
+    retain_graph: bool,
+) -> list[Tensor | None]:
+    reached = [i for i, grad in enumerate(grads) if grad is not None]
+    return list(
+        torch.autograd.grad(
+            [outputs[i] for i in reached],
+            list(parameters),
+            [grads[i] for i in reached],
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    )
 
 
 def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
     """Run a call again; return its outputs, and whether it drew random numbers."""
-    args, kwargs = pytree.tree_unflatten(inputs, call.spec)
+    args, kwargs = pytree.tree_unflatten(detached(inputs), call.spec)
     snapshot = call.snapshot or Snapshot.take(call.module)
     with snapshot.restored(call.module):
-        outputs = pytree.tree_leaves(call.module.forward(*args, **kwargs))
+        outputs = pytree.tree_leaves(call.module(*args, **kwargs))
         return outputs, snapshot.draws()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -24,9 +25,13 @@ class Slots:
         """Return what each slot has of ``rows`` (B * m, ...), (size * m, ...) each."""
         m = rows.shape[0] // self.n_rows
         if m == 1:
-            return rows.index_select(0, self.index).split_with_sizes(self.sizes)
-        chosen = rows.reshape(self.n_rows, m, *rows.shape[1:]).index_select(0, self.index)
-        return chosen.flatten(0, 1).split_with_sizes([size * m for size in self.sizes])
+            chosen = rows.index_select(0, self.index)
+        else:
+            by_row = rows.reshape(self.n_rows, m, *rows.shape[1:])
+            chosen = by_row.index_select(0, self.index).flatten(0, 1)
+        if len(self.sizes) == 1:
+            return (chosen,)
+        return chosen.split_with_sizes([size * m for size in self.sizes])
 
     def indices(self) -> tuple[Tensor, ...]:
         """Return the row numbers of each slot, (size,) each."""
@@ -38,32 +43,47 @@ class BatchRows:
     """The rows of one batch, sorted by group on the host."""
 
     counts: tuple[int, ...]  # (K + 1,) rows of each group, and last those of no known group
-    order: Tensor  # (B,) row numbers sorted by group, the unknown ones last
+    order: Tensor  # (B,) row numbers sorted by group, the unknown ones first
 
     @classmethod
     def from_codes(cls, codes: Tensor, n_groups: int) -> "BatchRows":
-        """Sort checked codes (B,) in -1..K-1."""
-        parts = codes.numpy() % (n_groups + 1)  # -1 becomes K; small: numpy is quicker
-        counts = np.bincount(parts, minlength=n_groups + 1)
-        order = torch.from_numpy(np.argsort(parts, kind="stable"))
-        return cls(tuple(counts.tolist()), order)
+        """Sort codes (B,) on the host.
+
+        Raises:
+            ValueError: If a code is not in -1..K-1.
+        """
+        shifted = codes.numpy() + 1  # numpy is quicker on so few
+        try:
+            unknown, *counts = np.bincount(shifted, minlength=n_groups + 1).tolist()
+        except ValueError:  # negative
+            counts = []
+        if len(counts) != n_groups:
+            raise ValueError(
+                f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
+            )
+        return cls((*counts, unknown), torch.from_numpy(shifted.argsort(kind="stable")))
 
     @property
     def n_rows(self) -> int:
-        return self.order.numel()
+        """B."""
+        return len(self.order)
 
-    def present(self) -> tuple[int, ...]:
+    def present(self) -> list[int]:
         """Return the parts that have rows here."""
-        return tuple(part for part, count in enumerate(self.counts) if count)
+        return [part for part, count in enumerate(self.counts) if count]
 
     def slots(self, parts: Sequence[int], device: torch.device) -> Slots:
         """Gather the rows of `parts`, without waiting for the device."""
-        starts = [0]
-        for count in self.counts:
-            starts.append(starts[-1] + count)
-        pieces = [self.order[starts[part] : starts[part + 1]] for part in parts]
-        index = torch.cat(pieces) if len(pieces) > 1 else pieces[0] if pieces else self.order[:0]
-        sizes = tuple(self.counts[part] for part in parts)
+        *counts, unknown = self.counts
+        stops = list(accumulate(counts, initial=unknown))  # of the unknown ones, of group 0, ...
+        pieces = [
+            self.order[stops[part] : stops[part + 1]]
+            if part < len(counts)
+            else self.order[:unknown]
+            for part in parts
+        ]
+        index = pieces[0] if len(pieces) == 1 else torch.cat([self.order[:0], *pieces])
+        sizes = tuple([self.counts[part] for part in parts])
         return Slots(tuple(parts), sizes, to_device(index, device), self.n_rows)
 
 

@@ -23,14 +23,19 @@ def _needs(module: nn.Module, name: str) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
+def _matrix(rows: Tensor) -> Tensor:
+    return rows if rows.ndim == 2 else rows.flatten(0, -2)
+
+
 def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     sums: Sums = {}
-    parts = [part.flatten(0, -2) for part in slots.split(grads)]  # (n, d_out)
+    parts = [_matrix(d) for d in slots.split(grads)]  # (n, d_out)
     if _needs(module, "weight"):
-        # Under autocast the backward pass multiplies in the output's dtype; so does this.
-        rows = slots.split(inputs.to(grads.dtype))
+        if inputs.dtype != grads.dtype:
+            inputs = inputs.to(grads.dtype)  # as the backward pass does under autocast
+        rows = slots.split(inputs)
         sums["weight"] = [
-            d.T @ x.flatten(0, -2) for d, x in zip(parts, rows, strict=True)
+            d.T @ _matrix(x) for d, x in zip(parts, rows, strict=True)
         ]  # (d_out, d_in)
     if _needs(module, "bias"):
         sums["bias"] = [d.sum(0) for d in parts]

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fairclip.gradients._rows import to_device
 
-_SMALL = 2**16  # entries, below which float64 costs nothing
+Array = Tensor | np.ndarray
+"""A small array: numpy where the gradients are on the CPU, where a call of torch takes as long as
+several of numpy, and a tensor on their device elsewhere, never read by the host."""
+
+_SMALL = 2**16  # entries
 
 
 @dataclass(slots=True)
@@ -23,7 +28,7 @@ class GroupGradients:
     caused.
 
     Args:
-        totals: The gradients :math:`t`, one tensor a parameter or all of them in one.
+        totals: The gradients :math:`t`, one tensor a parameter; `recombine_` writes into them.
         sums: For each held part that has rows, tensors like ``totals``.
         rest: The part that is known by subtraction.
         counts: Rows of each part, (K + 1,).
@@ -37,10 +42,6 @@ class GroupGradients:
     counts: tuple[int, ...]
     layers: dict[str, int] | None
 
-    def row_counts(self) -> Tensor:
-        """Return the rows of each group, (K,) int64, on the gradients' device."""
-        return to_device(torch.tensor(self.counts[:-1]), self.totals[0].device)
-
     def part(self, k: int) -> list[Tensor]:
         """Return one part, one tensor a parameter."""
         if k != self.rest:
@@ -50,53 +51,76 @@ class GroupGradients:
             tensors = list(torch._foreach_sub(tensors, held))
         return tensors
 
-    def gramian(self) -> Tensor:
+    def row_counts(self) -> Array:
+        """Return the rows of each group, (K,) int64."""
+        if self._on_host:
+            return np.array(self.counts[:-1])
+        return to_device(torch.tensor(self.counts[:-1]), self.totals[0].device)
+
+    def gramian(self) -> Array:
         r"""Return the dot products between all parts, (K + 1, K + 1), or (L, K + 1, K + 1).
 
         float64. 0 for parts without rows, unless such a part is got by subtraction. To be called
         before `recombine_`.
         """
-        n_parts = len(self.counts)
-        present = sorted({*self.sums, self.rest})
-        parts = [self.part(k) for k in present]
-        grams = [_gram(tensors) for tensors in zip(*parts, strict=True)]
-        gramian = torch.stack(grams) if len(grams) > 1 else grams[0][None]
-        if present == list(range(n_parts - 1)):
-            gramian = torch.nn.functional.pad(gramian, (0, 1, 0, 1))
-        elif len(present) < n_parts:
-            index = to_device(torch.tensor(present), gramian.device)
-            rows = gramian.new_zeros(len(grams), n_parts, len(present))
-            rows.index_copy_(1, index, gramian)
-            gramian = rows.new_zeros(len(grams), n_parts, n_parts).index_copy_(2, index, rows)
-        if self.layers is None:
-            return gramian.sum(0) if len(grams) > 1 else gramian[0]
-        layers = gramian.split_with_sizes(list(self.layers.values()))
-        return torch.stack([layer.sum(0) for layer in layers])
+        parts, size = [self.rest, *self.sums], len(self.counts)
+        if self.layers is None and _is_small(self.totals):
+            held = [t for tensors in (self.totals, *self.sums.values()) for t in tensors]
+            rows = torch._C._nn.flatten_dense_tensors(held).view(len(parts), -1)
+            if len(parts) > 1:
+                rows[0] -= rows[1:].sum(0)
+            gramian = _gram(rows)
+        else:
+            by_part = [self.part(k) for k in parts]
+            by_tensor = [
+                _gram(torch.stack([t.flatten() for t in tensors]))
+                for tensors in zip(*by_part, strict=True)
+            ]
+            sizes = [len(by_tensor)] if self.layers is None else list(self.layers.values())
+            by_layer = torch.stack(by_tensor).split_with_sizes(sizes)
+            gramian = torch.stack([layer.sum(0) for layer in by_layer])
+            gramian = gramian[0] if self.layers is None else gramian
+        if self._on_host:
+            placed = np.zeros((*gramian.shape[:-2], size, size))
+            chosen = np.array(parts)
+            placed[..., chosen[:, None], chosen] = gramian.numpy()
+            return placed
+        index = to_device(torch.tensor(parts), gramian.device)
+        rows = gramian.new_zeros(*gramian.shape[:-2], size, len(parts))
+        rows.index_copy_(-2, index, gramian)
+        return rows.new_zeros(*gramian.shape[:-2], size, size).index_copy_(-1, index, rows)
 
-    def recombine_(self, factors: Tensor) -> None:
+    def recombine_(self, factors: Array) -> None:
         r"""Make the total :math:`\sum_k f_k g_k + u`, for factors (K,) or (L, K).
 
         Where no present group's factor differs from 1 it is left bit for bit.
         """
-        recombine = _recombine_on_host if factors.device.type == "cpu" else _recombine_on_device
-        present = [k for k in range(factors.shape[-1]) if self.counts[k]]
+        present = [k for k, count in enumerate(self.counts[:-1]) if count]
+        recombine = _recombine_on_host if self._on_host else _recombine_on_device
         if factors.ndim == 1 or self.layers is None:
             recombine(self.totals, self.sums, factors, present, self.rest)
             return
         sizes = self.layers.values()
-        for size, stop, of_layer in zip(sizes, accumulate(sizes), factors.unbind(), strict=True):
+        for size, stop, of_layer in zip(sizes, accumulate(sizes), factors, strict=True):
             chosen = slice(stop - size, stop)
             sums = {k: tensors[chosen] for k, tensors in self.sums.items()}
             if size:
                 recombine(self.totals[chosen], sums, of_layer, present, self.rest)
 
+    @property
+    def _on_host(self) -> bool:
+        return not self.totals[0].is_cuda
 
-def _gram(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the dot products between tensors of one shape, (n, n) float64."""
-    rows = torch.stack([tensor.flatten() for tensor in tensors])
-    if rows[0].numel() <= _SMALL:
-        rows = rows.double()
-    elif rows.dtype.itemsize < 4:
+
+def _is_small(tensors: Sequence[Tensor]) -> bool:
+    """Say whether a copy of everything costs less than a call for each tensor."""
+    dtype = tensors[0].dtype
+    return sum([t.numel() if t.dtype == dtype else _SMALL for t in tensors]) < _SMALL
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Return the dot products between the rows (n, P), (n, n) float64."""
+    if rows.dtype.itemsize < 4:
         rows = rows.float()
     return (rows @ rows.T).double()
 
@@ -104,7 +128,7 @@ def _gram(tensors: Sequence[Tensor]) -> Tensor:
 def _recombine_on_host(
     totals: list[Tensor],
     sums: dict[int, list[Tensor]],
-    factors: Tensor,
+    factors: Array,
     present: Sequence[int],
     rest: int,
 ) -> None:
@@ -121,11 +145,11 @@ def _recombine_on_host(
 def _recombine_on_device(
     totals: list[Tensor],
     sums: dict[int, list[Tensor]],
-    factors: Tensor,
+    factors: Array,
     present: Sequence[int],
     rest: int,
 ) -> None:
-    values = [*factors.unbind(), torch.ones_like(factors[0])]
+    values = [*torch.as_tensor(factors).unbind(), torch.ones_like(factors[0])]
     differs = torch.stack([values[k] != 1.0 for k in present]).any()
     combined = torch._foreach_mul(totals, values[rest])
     for k, tensors in sums.items():

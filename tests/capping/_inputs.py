@@ -58,6 +58,9 @@ class Batch:
     def present(self) -> Tensor:
         return self.counts > 0
 
+    def to(self, device: str) -> "Batch":
+        return Batch(self.norms.to(device), self.counts.to(device))
+
 
 def batches(
     n_groups: int,

@@ -85,6 +85,10 @@ def test_strata_without_a_reference_are_named() -> None:
     assert len(caught) == 1
 
 
+def test_without_a_bound_small_groups_do_not_matter() -> None:
+    NormCap(max_ratio=math.inf).init([500, 29])  # warnings are errors
+
+
 def test_a_chosen_reference_is_not_pooled() -> None:
     NormCap(reference=1).init([500, 29])  # warnings are errors
 

@@ -245,12 +245,13 @@ def test_the_state_names_the_reference_of_each_group() -> None:
     cap = NormCap(smoothing=0.0, within="label")
     state = cap.init([20, 10, 90, 40, 200], strata=[0, 0, 1, 1, 1])
     apply(cap, batch([1.0] * 5), state)
-    assert state.reference is not None
     assert state.reference.tolist() == [0, 1, 3, 3, 3]
     apply(cap, batch([1.0] * 5, [8, 8, 8, 0, 8]), state)
-    assert state.reference.tolist() == [-1, -1, 2, 2, 2]
+    assert state.reference.tolist() == [0, 1, 2, 2, 2]
+    apply(cap, batch([1.0, 1.0, 1.0, 0.0, 1.0]), state)
+    assert state.reference.tolist() == [0, 1, 2, 3, 4]
     apply(cap, batch([math.nan] * 5), state)
-    assert state.reference.tolist() == [-1] * 5
+    assert state.reference.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_each_layer_has_its_own_smallest_norm() -> None:
@@ -258,7 +259,6 @@ def test_each_layer_has_its_own_smallest_norm() -> None:
     state = cap.init([100, 100])
     norms, counts = torch.tensor([[1.0, 2.0], [4.0, 1.0]]), torch.tensor([8, 8])
     assert cap(norms, counts, counts > 0, state).tolist() == [[1.0, 0.5], [0.25, 1.0]]
-    assert state.reference is not None
     assert state.reference.tolist() == [[0, 0], [1, 1]]
 
 

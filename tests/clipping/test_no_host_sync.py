@@ -1,23 +1,9 @@
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairclip.clipping import Chain, Mode, Norm, Value
+from tests._no_waiting import NoWaiting
 from tests.clipping._inputs import layers
-
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique", "_unique2")
-
-
-class RejectWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises on operations whose result the host must wait for."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in WAITS:
-            raise AssertionError(f"{func} waits for the device")
-        return func(*args, **(kwargs or {}))
-
 
 MODES: tuple[Mode, ...] = (
     Value(0.5),
@@ -32,14 +18,17 @@ MODES: tuple[Mode, ...] = (
 @pytest.mark.parametrize("mode", MODES, ids=repr)
 def test_no_mode_waits_for_the_device(mode: Mode) -> None:
     named = layers()
-    with RejectWaiting():  # type: ignore[no-untyped-call]
+    with NoWaiting():
         mode(named.items())
 
 
 def test_the_guard_sees_what_it_should() -> None:
-    guard = RejectWaiting()  # type: ignore[no-untyped-call]
-    with guard, pytest.raises(AssertionError, match="waits"):
-        torch.ones(1).item()
+    ones = torch.ones(2)
+    with NoWaiting():
+        with pytest.raises(AssertionError, match="local_scalar_dense"):
+            ones.max().item()
+        with pytest.raises(AssertionError, match="index"):
+            ones[ones > 0]
 
 
 @pytest.mark.gpu

@@ -1,4 +1,3 @@
-import math
 import re
 import tomllib
 from pathlib import Path
@@ -18,7 +17,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 @given(
     target=TEXTS,
     positive=st.none() | TEXTS,
-    max_ratio=st.lists(NUMBERS | st.just(math.inf), min_size=1, unique=True),
+    max_ratio=st.lists(NUMBERS, min_size=1, unique_by="{:g}".format),
     quick=st.booleans(),
 )
 def test_toml_gives_the_settings_back(
@@ -39,11 +38,11 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
 
 def test_quick_changes_defaults_only() -> None:
     quick = Settings.of({"quick": True, "seeds": 9})
-    assert (quick.seeds, quick.epochs, quick.max_ratio) == (9, 10, (2.0, 1.0))
+    assert (quick.seeds, quick.max_ratio) == (9, (2.0, 1.0))
 
 
 def test_text_of_the_command_line_is_split() -> None:
-    chosen = Settings.of({"max_ratio": "4, 2", "hidden": "8,4", "sensitive": "race, sex"})
+    chosen = Settings.of({"max_ratio": "4, 2", "hidden": "8,4", "sensitive": "race, sex,,race"})
     assert (chosen.max_ratio, chosen.hidden, chosen.sensitive) == (
         (4.0, 2.0),
         (8, 4),
@@ -59,6 +58,7 @@ def test_text_of_the_command_line_is_split() -> None:
         ({"max_ratio": "nan"}, "`max_ratio` must be positive"),
         ({"max_ratio": "two"}, "`max_ratio` must be numbers"),
         ({"max_ratio": [2, 2]}, "`max_ratio` needs different numbers"),
+        ({"max_ratio": "inf"}, "`max_ratio` must be finite"),
         ({"seeds": 0}, "`seeds` must be at least 1"),
         ({"seeds": 1.5}, "`seeds` must be an integer"),
         ({"quick": "yes"}, "`quick` must be true or false"),

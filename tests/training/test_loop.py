@@ -1,11 +1,12 @@
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairclip.training import WeightedStep, infer, train
+from tests._no_waiting import NoWaiting
 from tests.training._inputs import one_weight, row_products
 
 ROWS = torch.tensor([[1.0], [2.0], [4.0], [6.0]])
@@ -71,26 +72,21 @@ def test_every_epoch_is_in_training_mode() -> None:
     assert modes == [True] * 4
 
 
-def test_nothing_waits_for_the_device_between_the_epochs_ends() -> None:
-    waits = 0
+class NoWaitingWithin:
+    """Ten batches; nothing may wait from the first of an epoch to its end."""
 
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            nonlocal waits
-            waits += func.__name__.startswith(("_local_scalar_dense", "nonzero", "masked_select"))
-            return func(*args, **(kwargs or {}))
+    def __iter__(self) -> Iterator[list[int]]:
+        with NoWaiting():
+            yield from BATCHES * 5
 
-    model = one_weight()
-    options: dict[str, Any] = {
-        "step": WeightedStep(torch.ones(1)),
-        "loss_fn": row_products,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
-    }
-    with Watch():  # type: ignore[no-untyped-call]
-        train(model, ROWS, torch.ones(4), GROUPS, batches=BATCHES * 5, epochs=2, **options)
-    assert waits == 2  # the mean loss of each epoch
+
+def test_nothing_waits_for_the_device_within_an_epoch() -> None:
+    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        with pytest.raises(AssertionError, match="local_scalar_dense"):
+            outputs.max().item()  # the guard is up
+        return row_products(outputs, targets)
+
+    assert len(fit(one_weight(), batches=NoWaitingWithin(), loss_fn=losses, epochs=2)) == 2
 
 
 def test_infer_is_the_forward_in_evaluation_mode() -> None:

@@ -1,0 +1,183 @@
+"""A comparison that has been checked, and how it runs."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import pandas as pd
+import torch
+from joblib import Parallel, cpu_count, delayed
+from tqdm import tqdm
+
+from fairclip.comparison._arms import BASELINE, Arm, Start, ThresholdArm, make_arms
+from fairclip.comparison._environment import describe_environment
+from fairclip.comparison._folder import RunFolder, open_folder
+from fairclip.comparison._outcome import TaskFiles, write_table
+from fairclip.comparison._report import make_report
+from fairclip.comparison._results import collect
+from fairclip.comparison._settings import Settings
+from fairclip.comparison._source import open_source
+from fairclip.comparison._split import split
+from fairclip.comparison._table import Table, make_table
+from fairclip.comparison._task import TRACED_SEED, run_task
+from fairclip.metrics import Report
+from fairclip.training import make_mlp
+
+Task: TypeAlias = tuple[Arm, int]
+
+_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        tradeoff: One row for each arm, as in ``tradeoff.csv``.
+        by_group: One row for each arm and group, as in ``by_group.csv``.
+        trace: One row for each training step of the first seed, as in ``trace.csv``.
+        report: The pages; ``report.save(folder)`` writes them.
+        folder: Where all of it was written, None if it was not.
+    """
+
+    tradeoff: pd.DataFrame
+    by_group: pd.DataFrame
+    trace: pd.DataFrame
+    report: Report
+    folder: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A comparison that has been checked and not yet run.
+
+    Attributes:
+        settings: With what an embedded set knows filled in.
+        table: The data.
+        arms: What is compared, the baseline first.
+        environment: As in ``environment.json``.
+        folder: Where results go as they come.
+    """
+
+    settings: Settings
+    table: Table
+    arms: tuple[Arm, ...]
+    environment: dict[str, Any]
+    folder: RunFolder
+
+    def run(self, jobs: int | None = None, progress: bool = False) -> Comparison:
+        """Do what is not done yet, and put the report beside it.
+
+        Args:
+            jobs: Processes; no result depends on it. None: one for each core.
+            progress: Show a bar on stderr.
+        """
+        tasks = [(arm, seed) for seed in range(self.settings.seeds) for arm in self.arms]
+        left = [task for task in tasks if not self._files(task).outcome.exists()]
+        baselines = [task for task in left if task[0].name == BASELINE]
+        others = [task for task in left if task[0].name != BASELINE]
+        threads = torch.get_num_threads()  # a task sets it, and a single job runs in this process
+        try:
+            with tqdm(
+                total=len(tasks), initial=len(tasks) - len(left), unit="run", disable=not progress
+            ) as bar:
+                self._run(baselines, jobs or cpu_count(), bar)
+                self._run(others, jobs or cpu_count(), bar)
+        finally:
+            torch.set_num_threads(threads)
+        return self._finish(tasks)
+
+    def _files(self, task: Task) -> TaskFiles:
+        return TaskFiles.of(self.folder.work, task[0].name, task[1])
+
+    def _run(self, tasks: Sequence[Task], jobs: int, bar: "tqdm[NoReturn]") -> None:
+        if not tasks:
+            return
+        done = Parallel(n_jobs=min(jobs, len(tasks)), return_as="generator_unordered")(
+            delayed(run_task)(self.table, self.settings, *task, self.folder.work) for task in tasks
+        )
+        for _ in done:
+            bar.update()
+
+    def _finish(self, tasks: Sequence[Task]) -> Comparison:
+        """Collect the results, write the pages and rename the folder."""
+        outcomes = [self._files(task).read() for task in tasks]
+        rows = split(self.table, seed=0)
+        results = collect(outcomes, test_over_train=len(rows.test) / len(rows.train))
+        traces = {
+            arm.name: pd.read_csv(files.trace)
+            for arm in self.arms
+            if (files := self._files((arm, TRACED_SEED))).trace.exists()
+        }
+        report = make_report(
+            self.settings,
+            self.table,
+            self.arms,
+            self.environment,
+            results,
+            traces,
+            warnings=sorted({message for outcome in outcomes for message in outcome.warnings}),
+        )
+        trace = pd.concat([frame.assign(arm=arm) for arm, frame in traces.items()])
+        trace = trace[["arm", *trace.columns.drop("arm")]].reset_index(drop=True)
+        report.save(self.folder.work)
+        write_table(self.folder.work / "tradeoff.csv", results.tradeoff)
+        write_table(self.folder.work / "by_group.csv", results.by_group)
+        write_table(self.folder.work / "trace.csv", trace)
+        self.folder.finish()
+        return Comparison(
+            tradeoff=results.tradeoff,
+            by_group=results.by_group,
+            trace=trace,
+            report=report,
+            folder=self.folder.final,
+        )
+
+
+def prepare(
+    settings: Settings,
+    frame: pd.DataFrame | None = None,
+    *,
+    out: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Plan:
+    """Check everything, then open the run folder.
+
+    Args:
+        settings: ``data`` names the table, unless there is a ``frame``.
+        frame: A table in memory.
+        out: As for :func:`compare`.
+        resume: Likewise.
+        overwrite: Likewise.
+
+    Raises:
+        OSError: If a file cannot be read or a folder cannot be made.
+        ValueError: If data or settings cannot be used; nothing has been written then.
+    """
+    source, settings = open_source(settings, frame)
+    if settings.device != "cpu":
+        cuda = torch.cuda.is_available()
+        if settings.device == "cuda" and not cuda:
+            raise ValueError("`device` is cuda and torch finds none here: use cpu or auto.")
+        settings = replace(settings, device="cuda" if cuda else "cpu")
+    table, arms = make_table(source, settings), make_arms(settings)
+    train = split(table, seed=0).train
+    if settings.batch_size is None:
+        settings = replace(settings, batch_size=min(_BATCH_SIZE, max(1, len(train) // 10)))
+    start = Start.of(make_mlp(1, 1, (), seed=0), table, train, settings, median_norm=1.0)
+    _check_steps(arms, start)
+    environment = describe_environment(source, settings)
+    folder = open_folder(out, settings, environment, resume=resume, overwrite=overwrite)
+    return Plan(settings=settings, table=table, arms=arms, environment=environment, folder=folder)
+
+
+def _check_steps(arms: Sequence[Arm], start: Start) -> None:
+    """Build each step once, so that what does not fit the groups is known before training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training says the same
+        for arm in arms:
+            if not isinstance(arm, ThresholdArm):
+                arm.step(start)

@@ -1,0 +1,59 @@
+"""What a model predicts for one part of the rows, and the figures of it. Shapes: M rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fairclip.comparison._outcome import RATES, Figures
+from fairclip.comparison._table import Table
+from fairclip.metrics import audit, summary
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Labels and predictions side by side.
+
+    Attributes:
+        y_true: 0 or 1, ``(M,)``.
+        y_pred: 0 or 1, ``(M,)``.
+        y_score: Probabilities of class 1, ``(M,)``.
+        sensitive: The sensitive columns, ``(M, ...)``.
+    """
+
+    y_true: NDArray[np.int64]
+    y_pred: NDArray[np.int64]
+    y_score: NDArray[np.float64]
+    sensitive: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls, table: Table, scores: NDArray[np.float64], cut: float, rows: NDArray[np.int64]
+    ) -> "Predictions":
+        """Predict class 1 for those of ``rows`` whose score is at least ``cut``."""
+        return cls(
+            y_true=table.y[rows],
+            y_pred=(scores[rows] >= cut).astype(np.int64),
+            y_score=scores[rows],
+            sensitive=table.sensitive.iloc[rows].reset_index(drop=True),
+        )
+
+    def summary(self) -> Figures:
+        """Return the metrics of all rows."""
+        return summary(
+            self.y_true, self.y_pred, sensitive_features=self.sensitive, y_score=self.y_score
+        )
+
+    def rates(self) -> list[Figures]:
+        """Return rows and rates of each group that has rows, one record each."""
+        found = audit(self.y_true, self.y_pred, sensitive_features=self.sensitive, n_boot=1)
+        rates = found.by_group[found.by_group["n"] > 0]
+        names = found.intervals.index.unique("group").drop("overall")
+        records = rates[["n", *RATES]].set_axis(names).reset_index().to_dict("records")
+        return [{str(name): value for name, value in record.items()} for record in records]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row each, as in the files of predictions."""
+        columns = {"y_true": self.y_true, "y_pred": self.y_pred, "y_score": self.y_score}
+        return pd.DataFrame(columns).join(self.sensitive)

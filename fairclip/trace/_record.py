@@ -1,0 +1,188 @@
+"""What happened in a step, kept as it was left behind. Shapes: n steps, K groups, L layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairclip.clipping import ClipRecord
+
+Array = Any  # numpy in host memory, a tensor on a device: all of a record alike
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawStep:
+    """The numbers of a step; all else about it is worked out when somebody looks.
+
+    Args:
+        counts: (K,) int64 rows of each group in the batch.
+        gramian: (K + 1, K + 1), or (L, K + 1, K + 1) with layers: dot products between the
+            groups' contributions, and with that of the unknown rows, before the cap.
+        factors: (K,) or (L, K) what the contributions were multiplied by.
+        cap_norms: The norms as the cap used them, like ``factors``.
+        reference: The code that each group was compared with, like ``factors``.
+        norm_clipped: () norm after the clip, None without one.
+    """
+
+    counts: Array
+    gramian: Array
+    factors: Array
+    cap_norms: Array
+    reference: Array
+    norm_clipped: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepRecord:
+    """One training step, as tensors on the device; reading one waits for it, keeping it does not.
+
+    Args:
+        raw: What the step left behind.
+        clip: What the clipping mode did, None without one.
+        layers: The L layers' names, None for one factor per group.
+        preserve_norm: Whether the capped gradient was scaled to the norm of the uncapped one.
+    """
+
+    raw: RawStep
+    clip: ClipRecord | None = None
+    layers: tuple[str, ...] | None = None
+    preserve_norm: bool = False
+
+    @property
+    def counts(self) -> Tensor:
+        """(K,) int64 rows of each group in this batch."""
+        return torch.as_tensor(self.raw.counts)
+
+    @property
+    def factors(self) -> Tensor:
+        """(K,) or (L, K) what the contributions were multiplied by."""
+        return torch.as_tensor(self.raw.factors)
+
+    @property
+    def cap_norms(self) -> Tensor:
+        """(K,) or (L, K) the norms as the cap used them."""
+        return torch.as_tensor(self.raw.cap_norms)
+
+    @property
+    def group_norms(self) -> Tensor:
+        """(K,) norm of each group's contribution in this batch, NaN where it is absent."""
+        return self._worked_out("group_norms")
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """(K,) bool, whose norm is not finite.
+
+        The largest group is got by subtraction, so it is flagged whenever another part is.
+        """
+        return self._worked_out("nonfinite")
+
+    @property
+    def share(self) -> Tensor:
+        """(K,) share of each group in the update: its projection on it.
+
+        With that of the unknown rows they sum to 1.
+        """
+        return self._worked_out("share")
+
+    @property
+    def cosine(self) -> Tensor:
+        """(K, K) cosines between the contributions, NaN for groups that are absent."""
+        return self._worked_out("cosine")
+
+    @property
+    def ratio_after(self) -> Tensor:
+        """() largest capped norm over the reference's, this batch; NaN if a reference is absent."""
+        return self._worked_out("ratio_after")
+
+    @property
+    def norm_uncapped(self) -> Tensor:
+        """() norm of the gradient before the cap."""
+        return self._worked_out("norm_uncapped")
+
+    @property
+    def norm_capped(self) -> Tensor:
+        """() norm after the cap."""
+        return self._worked_out("norm_capped")
+
+    @property
+    def norm_clipped(self) -> Tensor:
+        """() norm after the clip."""
+        return self._worked_out("norm_clipped")
+
+    def _worked_out(self, name: str) -> Tensor:
+        return torch.as_tensor(work_out([self])[name][0])
+
+
+def kind(record: StepRecord) -> tuple[object, ...]:
+    """Return what steps that are worked out together have in common; a user may change it."""
+    raw = record.raw
+    return type(raw.counts), record.counts.device, record.preserve_norm, raw.norm_clipped is None
+
+
+def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
+    """Return all numbers of n steps of one `kind`, (n, ...), by the names of `StepRecord`."""
+    raws = [record.raw for record in records]
+    xp = np if isinstance(raws[0].gramian, np.ndarray) else torch
+    numbers = {
+        name: xp.stack([getattr(raw, name) for raw in raws])
+        for name in ("counts", "gramian", "factors", "cap_norms", "reference")
+    }
+    n_steps, n_groups = numbers["counts"].shape
+    gramian = numbers["gramian"].reshape(n_steps, -1, n_groups + 1, n_groups + 1)  # (n, L, ...)
+    factors = numbers["factors"].reshape(n_steps, -1, n_groups)
+    reference = numbers["reference"].reshape(n_steps, -1, n_groups)
+    whole = gramian.sum(1)  # (n, K + 1, K + 1)
+    with np.errstate(all="ignore"):
+        norms = _lengths(whole)[:, :-1]
+        aligned = _aligned(gramian, factors)  # (n, K + 1)
+        uncapped, capped = _root(whole.sum((1, 2))), _root(aligned.sum(-1))
+        if records[0].preserve_norm:
+            capped = uncapped
+        numbers |= {
+            "group_norms": xp.where(numbers["counts"] > 0, norms, xp.nan),
+            "nonfinite": ~xp.isfinite(norms),
+            "share": (aligned / aligned.sum(-1)[:, None])[:, :-1],
+            "cosine": whole[:, :-1, :-1] / (norms[:, :, None] * norms[:, None, :]),
+            "ratio_after": _ratio(
+                factors * _lengths(gramian)[..., :-1], reference, numbers["counts"]
+            ),
+            "norm_uncapped": uncapped,
+            "norm_capped": capped,
+            "norm_clipped": capped,
+        }
+    if raws[0].norm_clipped is not None:
+        numbers["norm_clipped"] = xp.stack([xp.asarray(raw.norm_clipped) for raw in raws])
+    return numbers
+
+
+def _lengths(gramian: Array) -> Array:
+    """Return the norm of each part."""
+    xp = np if isinstance(gramian, np.ndarray) else torch
+    return _root(xp.einsum("...kk->...k", gramian))
+
+
+def _root(squares: Array) -> Array:
+    return squares.clip(0) ** 0.5  # rounding makes a 0 negative
+
+
+def _aligned(gramian: Array, factors: Array) -> Array:
+    """Return each capped part's dot product with the update, (n, K + 1)."""
+    xp = np if isinstance(gramian, np.ndarray) else torch
+    weights = xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)  # u is never capped
+    return ((gramian @ weights[..., None])[..., 0] * weights).sum(1)
+
+
+def _ratio(capped: Array, reference: Array, counts: Array) -> Array:
+    """Return the largest capped norm over its reference's, (n,); NaN if one is absent."""
+    xp = np if isinstance(capped, np.ndarray) else torch
+    counts = xp.broadcast_to(counts[:, None], capped.shape)
+    if xp is np:
+        length = np.take_along_axis(capped, reference, -1)
+        rows = np.take_along_axis(counts, reference, -1)
+    else:
+        length, rows = capped.gather(-1, reference), counts.gather(-1, reference)
+    ratio = xp.where(capped > 0, capped / length, 0.0)
+    return xp.amax(xp.where(rows > 0, ratio, xp.nan), (1, 2))

@@ -1,0 +1,89 @@
+"""Rows of numbers in bounded memory: all recent ones, and ever fewer of the older ones."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Row = Tensor | np.ndarray  # (width,) float64
+
+_CHUNK = 1024  # rows that are allocated at once
+
+
+class Ring:
+    """The rows of the last ``capacity`` steps and of every n-th older one, on the host.
+
+    A row is written once and never moved; only `read` looks at it, and waits for the device.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.n_steps = 0
+        self.every = 1  # an older step is kept if it is a multiple
+        self._ring: list[int] = []  # the slot of a recent step is at step % capacity
+        self._older: dict[int, int] = {}  # step -> slot
+        self._free: list[int] = []  # slots
+        self._n_slots = 0
+        self._chunks: list[Tensor] = []  # slot i is row i % _CHUNK of chunk i // _CHUNK
+        self._device: torch.device | None = None  # whose copies may be under way
+
+    def __len__(self) -> int:
+        return len(self._older) + len(self._ring)
+
+    def append(self, row: Row) -> None:
+        """Copy a row; from a CUDA device without waiting."""
+        if isinstance(row, Tensor) and row.is_cuda and self._device is None:
+            self._device = row.device
+            self._chunks = [chunk.pin_memory() for chunk in self._chunks]
+        slot = self._next_slot(len(row))
+        chunk = self._chunks[slot // _CHUNK]
+        if isinstance(row, Tensor):
+            chunk[slot % _CHUNK].copy_(row, non_blocking=row.is_cuda)
+        else:
+            chunk.numpy()[slot % _CHUNK] = row
+        self.n_steps += 1
+
+    def read(self) -> tuple[list[int], Tensor]:
+        """Return the kept steps, oldest first, and a copy of their rows."""
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+        recent = range(self.n_steps - len(self._ring), self.n_steps)
+        slots = [*self._older.values(), *(self._ring[step % self.capacity] for step in recent)]
+        chunks = self._chunks or [torch.empty(0, 0, dtype=torch.float64)]
+        return [*self._older, *recent], torch.cat(chunks)[slots]
+
+    def restore(self, n_steps: int, every: int, steps: list[int], rows: Tensor) -> None:
+        """Hold what `read` returned, in the place of the rows so far."""
+        self.n_steps, self.every = n_steps, every
+        n_older = len(steps) - min(n_steps, self.capacity)
+        self._older = {step: slot for slot, step in enumerate(steps[:n_older])}
+        self._ring = [0] * (len(steps) - n_older)
+        for slot, step in enumerate(steps[n_older:], start=n_older):
+            self._ring[step % self.capacity] = slot
+        self._free, self._n_slots, self._chunks, self._device = [], 0, [], None
+        for row in rows:
+            slot = self._new_slot(len(row))
+            self._chunks[slot // _CHUNK][slot % _CHUNK] = row
+
+    def _next_slot(self, width: int) -> int:
+        if len(self._ring) < self.capacity:
+            self._ring.append(self._new_slot(width))
+            return self._ring[-1]
+        place, leaving = self.n_steps % self.capacity, self.n_steps - self.capacity
+        if leaving % self.every == 0:
+            self._older[leaving] = self._ring[place]
+            self._thin()
+            self._ring[place] = self._free.pop() if self._free else self._new_slot(width)
+        return self._ring[place]
+
+    def _new_slot(self, width: int) -> int:
+        if self._n_slots == len(self._chunks) * _CHUNK:
+            pinned = self._device is not None
+            self._chunks.append(torch.empty(_CHUNK, width, dtype=torch.float64, pin_memory=pinned))
+        self._n_slots += 1
+        return self._n_slots - 1
+
+    def _thin(self) -> None:
+        while len(self._older) > max(1, self.capacity // 10):
+            self.every *= 2
+            for step in [step for step in self._older if step % self.every]:
+                self._free.append(self._older.pop(step))
