@@ -626,7 +626,7 @@ def test_nothing_waits_for_the_device_after_the_first_step(build: Any, cap: Norm
         with ExitStack() as stack:
             with clipper.watch(batch[2]):
                 if number > 0:
-                    stack.enter_context(NoWaiting())  # type: ignore[no-untyped-call]
+                    stack.enter_context(NoWaiting())
                 row_losses(model, batch).mean().backward()
             clipper.clip_grad_()
             optimizer.step()

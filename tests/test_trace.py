@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import weakref
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from functools import cache
@@ -46,8 +47,9 @@ def draw(
     vectors *= 10.0 ** rng.uniform(-3, 3, size=(n_groups + 1, 1))
     counts = rng.integers(1, 9, size=n_groups)
     if absent:
-        vectors[:, rng.random(n_groups + 1) < 0.2] = 0
-        counts[~vectors[0, :-1].any(-1)] = 0
+        silent = rng.random(n_groups + 1) < 0.3
+        vectors[:, silent] = 0
+        counts[silent[:-1] & (rng.random(n_groups) < 0.7)] = 0  # the others do have rows
     gramian = vectors @ vectors.transpose(0, 2, 1)
     raw = RawStep(
         counts,
@@ -131,11 +133,9 @@ def worked_out_directly(vectors: Vectors, raw: RawStep, preserve_norm: bool) -> 
         "share": [(capped[:, k] * update).sum() / (update**2).sum() for k in range(n_groups)],
         "ratio_after": np.max(
             [
-                np.linalg.norm(layer[k]) / np.linalg.norm(layer[codes[k]])
-                if layer[codes[k]].any()
-                else math.nan
+                ratio(np.linalg.norm(layer[k]), np.linalg.norm(layer[code]), raw.counts[code])
                 for layer, codes in zip(capped, reference, strict=True)
-                for k in range(n_groups)
+                for k, code in enumerate(codes)
             ]
         ),
         "norm_uncapped": np.linalg.norm(vectors.sum(1)),
@@ -144,6 +144,14 @@ def worked_out_directly(vectors: Vectors, raw: RawStep, preserve_norm: bool) -> 
         "cosine": dots / np.outer(lengths, lengths),
         "nonfinite": ~np.isfinite(lengths),
     }
+
+
+def ratio(length: np.floating, reference: np.floating, rows: int) -> float:
+    if rows == 0:
+        return math.nan
+    if length == 0:
+        return 0.0
+    return math.inf if reference == 0 else float(length / reference)
 
 
 def frame_of(records: Iterable[StepRecord]) -> pd.DataFrame:
@@ -229,9 +237,17 @@ def test_who_is_not_finite(
     vectors[-1, 1, 2] = value
     with np.errstate(all="ignore"):
         gramian = vectors @ vectors.transpose(0, 2, 1)
-    one = record(layers=layers, device=device, gramian=gramian if layers else gramian[0])
+    reference = np.zeros((2, 3), dtype=np.int64)
+    one = record(
+        layers=layers,
+        device=device,
+        gramian=gramian if layers else gramian[0],
+        counts=np.array([4, 4, 4]),
+        reference=reference if layers else reference[0],
+    )
     assert one.nonfinite.tolist() == [False, True, False]
-    assert not one.norm_uncapped.isfinite()
+    for number in (one.ratio_after, one.norm_uncapped, one.norm_capped, one.share[1]):
+        assert not number.isfinite()
     trace = Trace(NAMES)
     trace.append(record(layers=layers, device=device))
     trace.append(one)
@@ -336,6 +352,16 @@ def test_steps_that_were_worked_out_are_copies(device: str | None) -> None:
     before = trace.to_frame()
     one.cap_norms.zero_()
     pd.testing.assert_frame_equal(trace.to_frame(), before, check_exact=True)
+
+
+def test_few_steps_wait() -> None:
+    trace, held = Trace(NAMES, capacity=1), []
+    for _ in range(600):
+        factors = np.ones(3)
+        held.append(weakref.ref(factors))
+        trace.append(record(factors=factors))
+    del factors
+    assert sum(ref() is not None for ref in held) <= 256
 
 
 # ----------------------------------------------------------------------- how often a stage acted

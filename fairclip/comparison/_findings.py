@@ -46,9 +46,9 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
     chosen = {kind: _choose(results.validation, names) for kind, names in kinds.items()}
     active, clipped = table.loc[capped, "cap_active"], table["clip_active"]["clip_norm"]
     return [
-        "The arm of each kind that has the highest worst-cell accuracy on the validation parts, at "
-        f"most {_MAX_LOSS * 100:g} points of accuracy below {BASELINE} there; the changes against "
-        f"{BASELINE} are of the test parts.",
+        "Of each kind the arm is named that has the highest worst-cell accuracy on the validation "
+        f"parts, at most {_MAX_LOSS * 100:g} points of accuracy below {BASELINE} there; the "
+        f"changes against {BASELINE} are those on the test parts.",
         *(
             f"{kind}: no arm." if arm is None else f"{kind}, {arm}: {_changes(rows[arm])}."
             for kind, arm in chosen.items()

@@ -68,7 +68,7 @@ class GroupGradients:
             held = [t for tensors in (self.totals, *self.sums.values()) for t in tensors]
             rows = torch._C._nn.flatten_dense_tensors(held).view(len(parts), -1)
             if len(parts) > 1:
-                rows[0] -= rows[1:].sum(0)
+                rows[0].sub_(rows[1:].sum(0))
             gramian = _gram(rows)
         else:
             by_part = [self.part(k) for k in parts]

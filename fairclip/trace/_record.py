@@ -184,5 +184,5 @@ def _ratio(capped: Array, reference: Array, counts: Array) -> Array:
         rows = np.take_along_axis(counts, reference, -1)
     else:
         length, rows = capped.gather(-1, reference), counts.gather(-1, reference)
-    ratio = xp.where(capped > 0, capped / length, 0.0)
+    ratio = xp.where(capped == 0, 0.0, capped / length)  # NaN stays
     return xp.amax(xp.where(rows > 0, ratio, xp.nan), (1, 2))

@@ -42,7 +42,7 @@ class FairStep:
         """Fill ``.grad`` from one batch and return its mean loss."""
         with self.clipper.watch(groups):
             loss = _losses(model, inputs, targets, groups, loss_fn).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         self.clipper.clip_grad_()
         return loss.detach()
 
@@ -89,7 +89,7 @@ class WeightedStep:
         """Fill ``.grad`` from one batch and return its mean loss."""
         losses = _losses(model, inputs, targets, groups, loss_fn)  # (B,)
         weights = self._weights[groups].to(losses, non_blocking=True)  # (B,)
-        (weights * losses).mean().backward()  # type: ignore[no-untyped-call]
+        (weights * losses).mean().backward()
         if self._clip is not None:
             if self._clip_state is None:
                 self._clip_state = self._clip.init(model.named_parameters())
@@ -145,7 +145,7 @@ class GroupDROStep:
         group_losses = mean.to(losses, non_blocking=True) @ losses  # (K,)
         log_weights = self._log_weights.to(losses, non_blocking=True)
         log_weights = (log_weights + self._step_size * group_losses.detach()).log_softmax(0)
-        (log_weights.exp() @ group_losses).backward()  # type: ignore[no-untyped-call]
+        (log_weights.exp() @ group_losses).backward()
         self._log_weights = log_weights
         return losses.detach().mean()
 
