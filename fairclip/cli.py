@@ -125,6 +125,9 @@ def compare(
 ) -> None:
     """Train with and without caps and rivals, and report what each group gained and lost.
 
+    The defaults of --epochs and --batch-size were chosen for the unclipped arm, on the validation
+    parts of the embedded sets.
+
     **Examples**
 
         fairclip compare --quick --out runs/demo

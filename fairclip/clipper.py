@@ -175,7 +175,7 @@ class FairClipper:
             # Asked on the device: `get_scale` would wait for it.
             scale = 1 / scaler.scale(torch.ones((), device=self._parameters[0][1].device))
             scaler.unscale_(optimizer)
-        with torch.no_grad(), np.errstate(all="ignore"):  # nan and inf mean something here
+        with torch.no_grad():
             by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
             gradients = self._engine.collect(by_layer=by_layer, scale=scale)
             record = self._cap_and_clip(gradients)
@@ -233,7 +233,10 @@ class FairClipper:
         if not math.isinf(self.cap.max_ratio):
             gradients.recombine_(factors)
             if self.cap.preserve_norm:
-                _rescale(gradients.totals, _growth(gramian, factors))
+                growth = _growth(gramian, factors)
+                torch._foreach_mul_(
+                    gradients.totals, growth if isinstance(growth, Tensor) else float(growth)
+                )
         clip = None if self.clip is None else self.clip(self._parameters, self._clip_state)
         raw = RawStep(
             counts,
@@ -294,26 +297,25 @@ def _namespace(array: Array) -> Any:
 
 def _norms(gramian: Array) -> Array:
     """Return the norm of each part, (..., K + 1)."""
-    xp = _namespace(gramian)
-    norms: Array = xp.sqrt(xp.einsum("...kk->...k", gramian))
+    squares: Array = (
+        gramian.diagonal()
+        if gramian.ndim == 2
+        else _namespace(gramian).einsum("...kk->...k", gramian)
+    )
+    norms: Array = squares.clip(0) ** 0.5  # rounding
     return norms
 
 
 def _growth(gramian: Array, factors: Array) -> Array:
-    """Return the norm of the total before the cap over that after it."""
+    """Return the norm of the total before the cap over that after it; 1 if either is no number."""
     xp = _namespace(gramian)
     weights = xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)
     before = gramian.sum()
     after = (weights[..., None, :] @ gramian @ weights[..., None]).sum()
-    growth: Array = xp.sqrt(before / after)
-    return growth
-
-
-def _rescale(totals: list[Tensor], scale: Array) -> None:
-    """Multiply by a scale; by 1 where it is not a finite number."""
-    xp = _namespace(scale)
-    finite = xp.where(xp.isfinite(scale), scale, 1.0)
-    torch._foreach_mul_(totals, finite if isinstance(finite, Tensor) else float(finite))
+    with np.errstate(all="ignore"):
+        growth = (before / after) ** 0.5
+    finite: Array = xp.where(xp.isfinite(growth), growth, 1.0)
+    return finite
 
 
 def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:

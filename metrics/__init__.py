@@ -10,7 +10,7 @@ if __name__ == "metrics":
 
 from ._audit import Audit, audit
 from ._canvas import to_svg
-from ._csv import neutralise_formulas
+from ._csv import neutralise_formulas, restore_formulas
 from ._exceptions import MetricsWarning
 from ._flags import (
     flag_capped_less_accurate,
@@ -21,7 +21,7 @@ from ._flags import (
 from ._pareto import pareto_front
 from ._parts import Picture, Section, Table
 from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff
-from ._read import read_predictions
+from ._read import read_predictions, read_table
 from ._report import Report
 from ._seeds import over_seeds
 from ._summary import summary
@@ -48,6 +48,8 @@ __all__ = [
     "plot_telemetry",
     "plot_tradeoff",
     "read_predictions",
+    "read_table",
+    "restore_formulas",
     "summary",
     "to_svg",
     "tradeoff",

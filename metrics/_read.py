@@ -1,13 +1,41 @@
-"""Read a file of predictions."""
+"""Read a table from a file."""
 
 import zlib
 from pathlib import Path
 
 import pandas as pd
 
+from ._csv import restore_formulas
+
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    r"""Read a table of predictions, one row each, from CSV, CSV.gz or Parquet.
+    r"""Read a table of predictions, one row each, as a run of ``fairclip compare`` writes it.
+
+    As `read_table`; in CSV the apostrophes that `neutralise_formulas` put are taken away.
+
+    Args:
+        path: A file named ``*.csv``, ``*.csv.gz`` or ``*.parquet``.
+
+    Returns:
+        The table, with at least one row.
+
+    Raises:
+        ValueError: As `read_table`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from fairclip.metrics import read_predictions
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "predictions.csv")
+        >>> _ = path.write_text("age,y,p\n'-25,1,0\n")
+        >>> read_predictions(path)["age"].tolist()
+        ['-25']
+    """
+    frame = read_table(path)
+    return frame if str(path).lower().endswith(".parquet") else restore_formulas(frame)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    r"""Read a table from CSV, CSV.gz or Parquet.
 
     The ending of the name decides. Empty fields and the words that pandas takes for missing (NA,
     null, ...) are missing values.
@@ -24,11 +52,11 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
     Example:
         >>> import pathlib, tempfile
-        >>> from fairclip.metrics import read_predictions
-        >>> path = pathlib.Path(tempfile.mkdtemp(), "predictions.csv")
-        >>> _ = path.write_text("sex,y,p\nfemale,1,0\n")
-        >>> read_predictions(path).columns.tolist()
-        ['sex', 'y', 'p']
+        >>> from fairclip.metrics import read_table
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "data.csv")
+        >>> _ = path.write_text("sex,y\nfemale,1\n")
+        >>> read_table(path).columns.tolist()
+        ['sex', 'y']
     """
     path = Path(path)
     if not path.is_file():

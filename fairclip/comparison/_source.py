@@ -8,7 +8,7 @@ import pandas as pd
 
 from fairclip import datasets
 from fairclip.comparison._settings import Settings
-from fairclip.metrics import read_predictions
+from fairclip.metrics import read_table
 
 EMBEDDED = {
     "adult": datasets.load_adult,
@@ -63,7 +63,7 @@ def open_source(settings: Settings, frame: pd.DataFrame | None = None) -> tuple[
         raise FileNotFoundError(
             f"There is no file {path} and no embedded set of that name ({', '.join(EMBEDDED)})."
         )
-    frame = read_predictions(path)
+    frame = read_table(path)
     return Source(frame, path.name, hashlib.sha256(path.read_bytes()).hexdigest()), settings
 
 

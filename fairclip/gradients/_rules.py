@@ -19,7 +19,7 @@ Rule = Callable[[nn.Module, Tensor, Tensor, Slots], Sums]
 
 
 def _needs(module: nn.Module, name: str) -> bool:
-    parameter = getattr(module, name, None)
+    parameter = module._parameters.get(name)
     return parameter is not None and parameter.requires_grad
 
 

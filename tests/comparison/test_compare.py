@@ -181,6 +181,10 @@ def test_names_from_the_file_are_harmless(tmp_path: Path) -> None:
     assert "<script>alert" not in (folder(result) / "report.html").read_text()
     predictions = pd.read_csv(folder(result) / "predictions" / "unclipped__seed0.csv.gz")
     assert set(predictions["region"]) == {"<script>alert(1)</script>", "'=1+2"}
+    again = fairclip.metrics.read_predictions(
+        folder(result) / "predictions" / "unclipped__seed0.csv.gz"
+    )
+    assert set(again["region"]) == {"<script>alert(1)</script>", "=1+2"}
     for path in folder(result).rglob("*.csv*"):
         cells = pd.read_csv(path, dtype=str).select_dtypes(exclude="number").fillna("")
         words = {word for column in cells for word in [str(column), *cells[column].unique()]}

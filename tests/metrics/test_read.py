@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fairclip.metrics import read_predictions
+from fairclip.metrics import neutralise_formulas, read_predictions, read_table
 
 FRAME = pd.DataFrame({"sex": ["f", "m"], "y": [0, 1], "p": [0, 1]})
 
@@ -17,6 +17,20 @@ def test_every_kind_of_file(tmp_path: Path, name: str) -> None:
     else:
         FRAME.to_csv(tmp_path / name, index=False)
     pd.testing.assert_frame_equal(read_predictions(tmp_path / name), FRAME, check_dtype=False)
+
+
+def test_strings_that_were_neutralised_come_back(tmp_path: Path) -> None:
+    words = ["=1+2", "'=1+2", "''-", "-1", "'a", "a=b", "'", "@", "\tx"]
+    frame = pd.DataFrame({"=g": words, "n": range(-4, 5)})
+    safe = neutralise_formulas(frame)
+    assert not any(
+        text.startswith(("=", "+", "-", "@", "\t")) for text in ["".join(safe), *safe.iloc[:, 0]]
+    )
+    safe.to_csv(tmp_path / "p.csv", index=False)
+    frame.to_parquet(tmp_path / "p.parquet")
+    for name in ("p.csv", "p.parquet"):
+        pd.testing.assert_frame_equal(read_predictions(tmp_path / name), frame)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "p.csv"), safe)
 
 
 @pytest.mark.parametrize(
