@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fairclip.capping import NormCap
 from fairclip.clipping import Mode
-from fairclip.gradients import Array, GradientEngine, GroupGradients
+from fairclip.gradients import Array, GradientEngine, GroupGradients, without_autocast
 from fairclip.groups import GroupEncoder
 from fairclip.trace import RawStep, StepRecord, Trace
 
@@ -89,7 +89,7 @@ class FairClipper:
         on_nonfinite: Literal["keep", "raise"] = "keep",
         batch_dim: int | None = None,
     ) -> None:
-        if check not in ("first", True, False):
+        if not isinstance(check, bool) and check != "first":
             raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
         if on_nonfinite not in ("keep", "raise"):
             raise ValueError(f"`on_nonfinite` must be 'keep' or 'raise', got {on_nonfinite!r}.")
@@ -123,7 +123,10 @@ class FairClipper:
         """Measure whose rows cause what in the forward *and* backward pass inside.
 
         Several windows before one `clip_grad_` accumulate; `clip_grad_` after each window treats
-        every micro-batch on its own and adds them up.
+        every micro-batch on its own and adds them up (not with a ``GradScaler``, which unscales
+        once a step). In the first window the engine runs the model twice more, in evaluation mode,
+        to find which dimension of which tensor holds the rows; it is taken to stay so. Modules that
+        are called one by one must keep the order of the rows between them.
 
         Args:
             groups: (B,) integer codes in -1..K-1, on the CPU (elsewhere they cost one wait for the
@@ -175,7 +178,7 @@ class FairClipper:
             # Asked on the device: `get_scale` would wait for it.
             scale = 1 / scaler.scale(torch.ones((), device=self._parameters[0][1].device))
             scaler.unscale_(optimizer)
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(self._parameters[0][1].device):
             by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
             gradients = self._engine.collect(by_layer=by_layer, scale=scale)
             record = self._cap_and_clip(gradients)
@@ -184,10 +187,16 @@ class FairClipper:
         return record
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs to go on bit for bit."""
+        """Return all that a resumed run needs to go on bit for bit.
+
+        Raises:
+            RuntimeError: If a step is under way: what its windows measured would be lost.
+        """
+        self._engine.check_idle()
         return {
             "version": _VERSION,
             "names": list(self._names),
+            "scope": self.cap.scope,
             "cap": self._cap_state.state_dict(),
             "clip": None if self._clip_state is None else self._clip_state.state_dict(),
             "trace": self.trace.state_dict(),
@@ -197,7 +206,7 @@ class FairClipper:
         """Take over what `state_dict` returned.
 
         Raises:
-            ValueError: If it is of another version, or of other groups.
+            ValueError: If it is of another version, of other groups or of other stages.
         """
         if state.get("version") != _VERSION:
             raise ValueError(
@@ -205,6 +214,13 @@ class FairClipper:
             )
         if state["names"] != list(self._names):
             raise ValueError("The state is of other groups: fit the encoder as it was then.")
+        if state["scope"] != self.cap.scope or (state["clip"] is None) != (
+            self._clip_state is None
+        ):
+            raise ValueError(
+                "The state is of another clipper: make this one with the `scope` of the cap and the "
+                "kind of clip that it was saved with."
+            )
         self._cap_state.load_state_dict(state["cap"])
         if self._clip_state is not None:
             self._clip_state.load_state_dict(state["clip"])
@@ -278,7 +294,14 @@ class FairClipper:
         )
 
     def _check_codes(self, groups: Codes) -> Tensor:
-        codes = groups if isinstance(groups, Tensor) else torch.from_numpy(np.asarray(groups))
+        if not isinstance(groups, Tensor):
+            array = np.asarray(groups)
+            if array.dtype.kind not in "iufcb":
+                raise TypeError(
+                    f"`groups` must be integer codes, got {array.dtype}. `GroupEncoder` makes them."
+                )
+            groups = torch.from_numpy(array)
+        codes = groups
         if codes.ndim != 1 or len(codes) == 0:
             raise ValueError(f"`groups` must be (B,) with B > 0, got {tuple(codes.shape)}.")
         if codes.dtype == torch.int64 and codes.device.type == "cpu":
@@ -314,8 +337,10 @@ def _growth(gramian: Array, factors: Array) -> Array:
     after = (weights[..., None, :] @ gramian @ weights[..., None]).sum()
     with np.errstate(all="ignore"):
         growth = (before / after) ** 0.5
-    finite: Array = xp.where(xp.isfinite(growth), growth, 1.0)
-    return finite
+    # Nothing capped: exactly 1, whatever the two sums round to.
+    is_needed = xp.isfinite(growth) & (factors != 1.0).any()
+    needed: Array = xp.where(is_needed, growth, 1.0)
+    return needed
 
 
 def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.parameter import UninitializedParameter
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -110,7 +111,7 @@ class CallRecorder:
         self._keep_outputs = False
         self._open: list[tuple[str, Snapshot, tuple[Any, ...], dict[str, Any]]] = []
         self._entries: Collection[str] | None = None
-        self._writers: dict[str, Node] = {}
+        self._writers: dict[str, list[Node]] = {}
 
     def hook(self, details: Mapping[str, Detail], entries: Collection[str] | None = None) -> None:
         """Hook these modules and no others; None finds out which are outermost: all must replay."""
@@ -126,6 +127,14 @@ class CallRecorder:
                 )
             leave = partial(self._leave, name, detail)
             self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
+
+    def find_writers(self) -> None:
+        """Look up what writes each parameter's ``.grad``; again after a move to another device."""
+        self._writers = {
+            name: _writers(module)
+            for name, module in self._modules.items()
+            if not any(isinstance(p, UninitializedParameter) for p in module.parameters())
+        }
 
     def remove(self) -> None:
         """Take all hooks off."""
@@ -170,9 +179,9 @@ class CallRecorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Any,
-    ) -> None:
+    ) -> Any:
         if self._calls is None:
-            return
+            return None
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 f"Module '{name}' is being compiled: hooks do not see inside a compiled graph. Use "
@@ -187,7 +196,15 @@ class CallRecorder:
             inputs, spec = list(args), _ONE_TENSOR  # pytree takes as long as a small layer
         else:
             inputs, spec = pytree.tree_flatten((args, kwargs))
-        outputs = [output] if isinstance(output, Tensor) else pytree.tree_leaves(output)
+        changed = None
+        if isinstance(output, Tensor):
+            outputs = [output]
+        else:
+            outputs, output_spec = pytree.tree_flatten(output)
+            if detail == "replay":
+                # An output may be used inside as well: a view has the gradient from outside alone.
+                outputs = [_view(leaf) for leaf in outputs]
+                changed = pytree.tree_unflatten(outputs, output_spec)
         keep = outputs if detail == "replay" or self._keep_outputs else []
         ordinal = self._counts.get(name, 0)
         self._counts[name] = ordinal + 1
@@ -207,19 +224,29 @@ class CallRecorder:
         for position, leaf in enumerate(outputs):
             if isinstance(leaf, Tensor) and (node := leaf.grad_fn) is not None:
                 # On the node, not the tensor: hooks of the user's on the tensor have run by then.
-                if name not in self._writers:
-                    self._writers[name] = _writer(module)
-                keep_grad = partial(_keep_grad, call, position, leaf.output_nr, self._writers[name])
+                writers = self._writers.get(name)
+                if writers is None:  # of a lazy module: its parameters have their shapes now
+                    writers = self._writers[name] = _writers(module)
+                keep_grad = partial(_keep_grad, call, position, leaf.output_nr, writers)
                 node.register_prehook(keep_grad)
+        return changed
+
+
+def _view(leaf: Any) -> Any:
+    return leaf.view_as(leaf) if isinstance(leaf, Tensor) and leaf.grad_fn is not None else leaf
 
 
 def _keep_grad(
-    call: Call, position: int, output_nr: int, writer: Node, grads: tuple[Tensor | None, ...]
+    call: Call,
+    position: int,
+    output_nr: int,
+    writers: Sequence[Node],
+    grads: tuple[Tensor | None, ...],
 ) -> None:
     grad = grads[output_nr]
     if grad is None or not call.grads:
         return  # released
-    if not _runs(writer):
+    if not any(map(_runs, writers)):
         call.is_differentiated |= torch.is_grad_enabled()  # create_graph
         return
     held = call.grads[position]
@@ -227,15 +254,18 @@ def _keep_grad(
     call.grads[position] = grad if held is None else held + grad
 
 
-def _writer(module: nn.Module) -> Node:
-    """Return the node that writes the ``.grad`` of the module's first trainable parameter."""
-    parameter = next(p for p in module.parameters() if p.requires_grad)
-    with torch.enable_grad():
-        node = parameter.view_as(parameter).grad_fn
-    assert node is not None
-    writer = node.next_functions[0][0]
-    assert writer is not None
-    return writer
+def _writers(module: nn.Module) -> list[Node]:
+    """Return the nodes that write the ``.grad`` of the module's trainable parameters."""
+    writers = []
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.is_leaf:
+            with torch.enable_grad():
+                node = parameter.view_as(parameter).grad_fn
+            assert node is not None
+            writer = node.next_functions[0][0]
+            assert writer is not None
+            writers.append(writer)
+    return writers
 
 
 def _runs(writer: Node) -> bool:

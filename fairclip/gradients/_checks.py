@@ -8,20 +8,19 @@ from torch import Tensor, nn
 
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients._calls import Call, Pattern
+from fairclip.gradients._layout import effective_eps
 from fairclip.gradients._probe import Layouts
 
 
 def tolerance(calls: Sequence[Call]) -> float:
     """Return how much two ways to compute a gradient may differ: the root of the dtype's eps."""
-    eps = max(_eps(grad) for call in calls for grad in call.grads if grad is not None)
+    eps = max(
+        effective_eps(grad.dtype, grad.device)
+        for call in calls
+        for grad in call.grads
+        if grad is not None
+    )
     return float(eps**0.5)
-
-
-def _eps(grad: Tensor) -> float:
-    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-    if grad.is_cuda and grad.dtype == torch.float32 and tf32:
-        return 2.0**-10
-    return torch.finfo(grad.dtype).eps
 
 
 def differing(

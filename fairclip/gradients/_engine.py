@@ -24,6 +24,7 @@ from fairclip.gradients._measure import Sums, measure
 from fairclip.gradients._pending import Pending
 from fairclip.gradients._plan import Plan
 from fairclip.gradients._probe import find_layouts
+from fairclip.gradients._replay import without_autocast
 from fairclip.gradients._rerun import runs_alone
 from fairclip.gradients._rows import BatchRows, Slots
 from fairclip.gradients._sums import GroupGradients
@@ -42,6 +43,7 @@ class GradientEngine:
         model: The user's; its own hooks, mode and random numbers stay as they are.
         n_groups: K.
         check: Compare the sum over all groups with ``.grad``: in the first step, always, or never.
+            Always also finds the rows anew in each step.
         batch_dim: The dimension of the model's inputs that holds the rows; None finds out.
     """
 
@@ -80,13 +82,16 @@ class GradientEngine:
         }
         self._modules = modules
         self._recorder = CallRecorder(modules)
+        self._recorder.find_writers()
         self._plan = Plan()
         self._served: set[str] = set()
         self._hook_all()
         self._ledger = GradLedger(self._parameters)
         self._unchecked = check == "first"
         self._has_penalty = False
+        self._place_then = self._place()
         self._watching = False
+        self._removed = False
         self._pending: Pending | None = None
 
     def watch(self, codes: Tensor) -> AbstractContextManager[None]:
@@ -105,7 +110,8 @@ class GradientEngine:
         try:
             if not failed:
                 failed = True
-                self._close(calls, rows)
+                with without_autocast(self._place_then[0]):
+                    self._close(calls, rows)
                 failed = False
         finally:
             self._watching = False
@@ -142,6 +148,11 @@ class GradientEngine:
         finally:
             self._watching = False
 
+    def check_idle(self) -> None:
+        """Raise in the middle of a step."""
+        if self._watching or self._pending is not None:
+            raise RuntimeError("A step is under way: call `clip_grad_()` first.")
+
     def check_finished(self) -> None:
         """Raise where there is no window to end the step with, or ``.grad`` is not its own."""
         if self._watching:
@@ -174,6 +185,7 @@ class GradientEngine:
     def remove(self) -> None:
         """Take the hooks off the model."""
         self._recorder.remove()
+        self._removed = True
 
     def _begin(self, codes: Tensor) -> BatchRows:
         check_single_process()
@@ -184,11 +196,20 @@ class GradientEngine:
                 "The model has parameters that were added or unfrozen after the clipper was made: "
                 "call `clipper.remove()` and make a new one."
             )
+        if self._removed:
+            raise RuntimeError("The clipper's hooks were removed: make a new clipper.")
         rows = BatchRows.from_codes(codes, self._n_groups)
+        if (place := self._place()) != self._place_then:
+            self._place_then = place
+            self._recorder.find_writers()
         if not self._ledger.open(pending=self._pending is not None):
             self._pending = None
         self._watching = True
         return rows
+
+    def _place(self) -> tuple[torch.device, torch.dtype]:
+        first = next(iter(self._parameters.values()))
+        return first.device, first.dtype
 
     def _fingerprint(self) -> list[int]:
         """Return what changes when a module or a parameter is added, replaced or unfrozen."""
@@ -211,7 +232,8 @@ class GradientEngine:
             )
         check_first_order(reached)
         device = self._grad(names[0]).device
-        if not all(map(self._plan.knows, reached)) or not self._served.issuperset(names):
+        always = self._check is True
+        if always or not (all(map(self._plan.knows, reached)) and self._served.issuperset(names)):
             if not self._learning:
                 warn_of_new_calls(
                     [call for call in reached if not self._plan.knows(call)] or reached
@@ -220,7 +242,7 @@ class GradientEngine:
                 self._forget(rows)
                 return
             self._learn(calls, reached, rows.slots(rows.present(), device), names)
-        if self._pending is None and (self._check is True or self._unchecked):
+        if self._pending is None and (always or self._unchecked):
             self._check_sums(reached, rows.slots(rows.present(), device), names)
             self._unchecked = False
             self._ledger.weigh()
@@ -277,14 +299,14 @@ class GradientEngine:
 
     def _hook(self) -> None:
         """Record what the plan needs, and any call that it does not know."""
+        self._served = self._plan.served()
+        if self._check is True:
+            return  # it learns in every step
         self._learning = False
         details: dict[str, Detail] = dict.fromkeys(self._owners, "call")
         replayed = [name for name, served in self._plan.by_rerun.items() if served]
-        if self._check is True:  # what does not add up is run again from the outermost modules
-            replayed += self._plan.entries
         details.update(dict.fromkeys(replayed, "replay"))
         self._recorder.hook(details, self._plan.entries)
-        self._served = self._plan.served()
 
     def _check_sums(self, calls: list[Call], slots: Slots, names: list[str]) -> None:
         """Compute every part and add up; what does not, is missed rows or a penalty."""
@@ -300,6 +322,9 @@ class GradientEngine:
             plan.hand_over(name, [], calls)
         self._find_alone(plan, calls, slots)
         again = measure(calls, plan, self._owners, self._chosen(missing), slots)
+        if differing({name: totals[name] for name in missing}, again, error):
+            plan.alone = dict.fromkeys(plan.alone, False)  # a backward pass may depend on others
+            again = measure(calls, plan, self._owners, self._chosen(missing), slots)
         first = {name: torch.stack(sums.get(name, [totals[name] * 0])).sum(0) for name in missing}
         if moved := differing(first, again, error):
             warn_of_missed_rows(moved)

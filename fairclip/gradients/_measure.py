@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.gradients._calls import Call
-from fairclip.gradients._layout import SHARED
 from fairclip.gradients._plan import Owners, Plan
-from fairclip.gradients._probe import Layouts
+from fairclip.gradients._probe import Layouts, has_rows
 from fairclip.gradients._rerun import rerun
 from fairclip.gradients._rows import Slots
 
@@ -45,7 +44,7 @@ def measure(
 def check_rows(call: Call, layouts: Layouts, n_rows: int) -> None:
     """Raise where a call does not hold that many rows."""
     for leaf, layout in zip(call.inputs, layouts, strict=False):  # of the outputs come after
-        if layout is not None and layout is not SHARED and not layout.fits(leaf, n_rows):
+        if layout is not None and has_rows(layout) and not layout.fits(leaf, n_rows):
             raise ValueError(
                 f"`groups` has {n_rows} codes, but an input of module '{call.key[0]}' has the "
                 f"shape {tuple(leaf.shape)}, of which dimension {layout.dim} holds the rows"

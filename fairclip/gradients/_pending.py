@@ -34,7 +34,8 @@ class Pending:
             held = self._sums.setdefault(part, {})
             for name, tensors in sums.items():
                 tensor = tensors[position]
-                held[name] = held[name].add_(tensor) if name in held else tensor
+                # Not in place: autograd may have given one tensor for two parameters.
+                held[name] = held[name] + tensor if name in held else tensor
 
     def forget(self, n_rows: int) -> None:
         """Count everything, and so many more rows, as of no known group."""
@@ -55,8 +56,7 @@ class Pending:
             for part, held in self._sums.items()
         }
         if scale is not None:
-            for tensors in sums.values():
-                torch._foreach_mul_(tensors, scale)
+            sums = {part: list(torch._foreach_mul(ts, scale)) for part, ts in sums.items()}
         layers = None
         if by_layer:
             layers = dict.fromkeys((name.rpartition(".")[0] for name in parameters), 0)

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
 from fairclip.gradients._probe import Layouts, has_rows
@@ -92,7 +91,12 @@ class Plan:
                 self.by_rerun[module].add(name)
                 return
         outermost = [module for module in self.entries if module in modules]
-        if not outermost or not all(self._can_rerun(modules[module]) for module in outermost):
+        nested = any(self.entries.intersection(_ancestors(module)) for module in outermost)
+        if (
+            nested
+            or not outermost
+            or not all(self._can_rerun(modules[module]) for module in outermost)
+        ):
             raise RuntimeError(_cannot(name))
         for module in outermost:
             self.by_rerun[module].add(name)
@@ -107,7 +111,11 @@ class Plan:
 
     def copy(self) -> "Plan":
         """Return a plan that can be changed on its own."""
-        return deepcopy(self)
+        copy = replace(self, layouts=dict(self.layouts), rules=dict(self.rules))
+        copy.by_rule = defaultdict(set, {name: set(held) for name, held in self.by_rule.items()})
+        copy.by_rerun = defaultdict(set, {name: set(held) for name, held in self.by_rerun.items()})
+        copy.alone = dict(self.alone)
+        return copy
 
     def _forget(self, name: str) -> None:
         for served in (*self.by_rule.values(), *self.by_rerun.values()):

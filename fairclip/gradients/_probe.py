@@ -5,7 +5,6 @@ Adding up over the groups cannot find wrong rows, since any split of the rows ad
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -68,51 +67,62 @@ def _of_entry(
     device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), torch.device("cpu"))
     index = some_rows(n_rows, device)
     whole = _run(entry, entry.inputs, recorder)
-    results: list[dict[Key, Layouts]] = []
-    for guess in _guesses(entry, n_rows, batch_dim):
+    best, best_score, is_tied = None, (0, 0), False
+    choices = _choices(entry, n_rows, batch_dim)
+    for guess in _guesses(choices):
         part_inputs = [
-            leaf if layout is None or layout == SHARED else layout.select(leaf, n_rows, index)
+            layout.select(leaf, n_rows, index) if has_rows(layout) else leaf
             for leaf, layout in zip(entry.inputs, guess, strict=True)
         ]
         try:
             part = _run(entry, part_inputs, recorder)
         except Exception:  # a wrong guess may fail in any way the model can
             continue
-        results.append(_compare(whole, part, n_rows, index))
-        results[-1][entry.key[0], 0][: len(guess)] = guess
-    return _best(results, entry, n_rows)
-
-
-def _guesses(entry: Call, n_rows: int, batch_dim: int | None) -> Iterator[Layouts]:
-    """Yield the ways in which the inputs of an outermost call can hold the rows."""
-    choices: list[list[Layout]] = []
-    for leaf in entry.inputs:
-        if not isinstance(leaf, Tensor):
-            choices.append([SHARED])
-            continue
-        dims = range(min(2, leaf.ndim)) if batch_dim is None else [batch_dim]
-        fitting = [Layout(d) for d in dims if d < leaf.ndim and leaf.shape[d] == n_rows]
-        choices.append([*fitting, SHARED])
-    for guess in product(*choices):
-        if any(has_rows(layout) for layout in guess):
-            yield list(guess)
-
-
-def _best(results: list[dict[Key, Layouts]], entry: Call, n_rows: int) -> dict[Key, Layouts]:
-    if not results:
+        found = _compare(whole, part, n_rows, index)
+        of_entry = found[entry.key[0], 0]
+        of_entry[: len(guess)] = guess
+        score = (
+            sum(map(has_rows, of_entry[len(guess) :])),  # outputs tell most
+            sum(has_rows(layout) for layouts in found.values() for layout in layouts),
+        )
+        if score >= best_score:
+            best, best_score, is_tied = found, score, score == best_score
+        if max(map(len, choices)) == 2 and not any(None in layouts for layouts in found.values()):
+            break  # every tensor is explained, and none has two dimensions that fit
+    if best is None:
         raise ValueError(
             f"`groups` has {n_rows} codes, but no input of {entry.name} has that many rows "
             "(dimension 0, or 1 where the batch is second). Pass one code a row of the batch, or "
             "`batch_dim`."
         )
-    scores = [sum(has_rows(x) for layouts in r.values() for x in layouts) for r in results]
-    best = max(scores)
-    if scores.count(best) > 1:
+    if is_tied:
         raise ValueError(
-            f"Two dimensions of the inputs of {entry.name} hold {n_rows} rows equally well. Say "
-            "which one is the batch: `FairClipper(..., batch_dim=0)`."
+            f"The inputs of {entry.name} hold {n_rows} rows in two ways that fit equally well, as "
+            "with as many time steps as rows, or a table of that length. Say which dimension is "
+            "the batch, as in `batch_dim=0`, or begin with a batch of another size."
         )
-    return results[scores.index(best)]
+    return best
+
+
+def _choices(entry: Call, n_rows: int, batch_dim: int | None) -> list[list[Layout]]:
+    """Return the ways in which each input of an outermost call may hold the rows."""
+    choices: list[list[Layout]] = []
+    for leaf in entry.inputs:
+        fitting: list[Layout] = []
+        if isinstance(leaf, Tensor):
+            dims = range(min(2, leaf.ndim)) if batch_dim is None else [batch_dim]
+            fitting = [Layout(d) for d in dims if d < leaf.ndim and leaf.shape[d] == n_rows]
+        choices.append([*fitting, SHARED])
+    return choices
+
+
+def _guesses(choices: list[list[Layout]]) -> Iterator[list[Layout]]:
+    """Yield what to try: the first choice of every input, then one input otherwise at a time."""
+    usual = [choice[0] for choice in choices]
+    guesses = [usual]
+    for position, choice in enumerate(choices):
+        guesses += [[*usual[:position], other, *usual[position + 1 :]] for other in choice[1:]]
+    yield from (guess for guess in guesses if any(map(has_rows, guess)))
 
 
 def _run(entry: Call, inputs: list[Any], recorder: CallRecorder) -> dict[Key, list[Any]]:

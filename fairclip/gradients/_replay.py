@@ -1,8 +1,9 @@
 """Run a forward pass again as it was: random numbers, autocast, train flags and buffers."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Snapshot:
         batch statistics are not used, so that rows do not depend on each other.
         """
         modules = list(module.modules())
-        flags = [m.training for m in modules]
+        states = [vars(m).copy() for m in modules]  # what a forward pass may count or remember
         buffers = [m._buffers.copy() for m in modules]
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(self.cuda_rng)))
@@ -70,6 +71,14 @@ class Snapshot:
                     )
                 yield
             finally:
-                for m, flag, held in zip(modules, flags, buffers, strict=True):
-                    m.training = flag
-                    m._buffers.update(held)
+                for m, attributes, tensors in zip(modules, states, buffers, strict=True):
+                    vars(m).clear()
+                    vars(m).update(attributes)
+                    m._buffers.update(tensors)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which arithmetic has the dtype of its tensors."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -15,6 +15,7 @@ Array = Tensor | np.ndarray
 several of numpy, and a tensor on their device elsewhere, never read by the host."""
 
 _SMALL = 2**16  # entries
+_PIECE = 2**20  # entries
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class GroupGradients:
 
     @property
     def _on_host(self) -> bool:
-        return not self.totals[0].is_cuda
+        return self.totals[0].device.type == "cpu"
 
 
 def _is_small(tensors: Sequence[Tensor]) -> bool:
@@ -125,7 +126,9 @@ def _gram(rows: Tensor) -> Tensor:
     """Return the dot products between the rows (n, P), (n, n) float64."""
     if rows.dtype.itemsize < 4:
         rows = rows.float()
-    return (rows @ rows.T).double()
+    # In pieces: float32 sums over more entries are off by more than 1e-6.
+    pieces = [(piece @ piece.T).double() for piece in rows.split(_PIECE, 1)]
+    return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
 
 
 def _recombine_on_host(

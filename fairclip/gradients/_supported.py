@@ -23,6 +23,12 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 f"Module '{name}' makes sparse gradients, which cannot be split by group. Build it "
                 "with `sparse=False`."
             )
+    devices = {str(parameter.device) for parameter in parameters.values()}
+    if len(devices) > 1:
+        raise NotImplementedError(
+            f"The model's parameters are on several devices, {', '.join(sorted(devices))}; only "
+            "one is supported yet."
+        )
     tensor = sys.modules.get("torch.distributed.tensor")
     for name, parameter in parameters.items():
         if parameter.is_complex():

@@ -35,7 +35,7 @@ class RawStep:
     norm_clipped: Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StepRecord:
     """One training step, as tensors on the device; reading one waits for it, keeping it does not.
 
@@ -111,6 +111,13 @@ class StepRecord:
     def norm_clipped(self) -> Tensor:
         """() norm after the clip."""
         return self._worked_out("norm_clipped")
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(
+            f"{name}={getattr(self, name).tolist()}"
+            for name in ("counts", "group_norms", "factors", "norm_uncapped", "norm_clipped")
+        )
+        return f"StepRecord({numbers})"
 
     def _worked_out(self, name: str) -> Tensor:
         return torch.as_tensor(work_out([self])[name][0])
