@@ -214,12 +214,11 @@ class FairClipper:
             )
         if state["names"] != list(self._names):
             raise ValueError("The state is of other groups: fit the encoder as it was then.")
-        if state["scope"] != self.cap.scope or (state["clip"] is None) != (
-            self._clip_state is None
-        ):
+        has_clip = self._clip_state is not None
+        if state["scope"] != self.cap.scope or (state["clip"] is not None) != has_clip:
             raise ValueError(
-                "The state is of another clipper: make this one with the `scope` of the cap and the "
-                "kind of clip that it was saved with."
+                "The state is of another clipper: make this one with the `scope` of the cap and "
+                "the kind of clip that it was saved with."
             )
         self._cap_state.load_state_dict(state["cap"])
         if self._clip_state is not None:
@@ -320,12 +319,9 @@ def _namespace(array: Array) -> Any:
 
 def _norms(gramian: Array) -> Array:
     """Return the norm of each part, (..., K + 1)."""
-    squares: Array = (
-        gramian.diagonal()
-        if gramian.ndim == 2
-        else _namespace(gramian).einsum("...kk->...k", gramian)
-    )
-    norms: Array = squares.clip(0) ** 0.5  # rounding
+    if gramian.ndim == 2:
+        return gramian.diagonal() ** 0.5
+    norms: Array = _namespace(gramian).einsum("...kk->...k", gramian) ** 0.5
     return norms
 
 

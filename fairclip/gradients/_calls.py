@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -89,6 +90,11 @@ def has_user_hooks(module: nn.Module) -> bool:
         isinstance(hook, partial) and isinstance(getattr(hook.func, "__self__", None), CallRecorder)
         for hook in hooks
     )
+
+
+def is_packed(tree: Any) -> bool:
+    """Say whether it is a packed sequence: whose entry is whose changes with every batch."""
+    return isinstance(tree, PackedSequence)
 
 
 def detached(leaves: Sequence[Any]) -> list[Any]:
@@ -195,12 +201,12 @@ class CallRecorder:
         if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
             inputs, spec = list(args), _ONE_TENSOR  # pytree takes as long as a small layer
         else:
-            inputs, spec = pytree.tree_flatten((args, kwargs))
+            inputs, spec = pytree.tree_flatten((args, kwargs), is_leaf=is_packed)
         changed = None
         if isinstance(output, Tensor):
             outputs = [output]
         else:
-            outputs, output_spec = pytree.tree_flatten(output)
+            outputs, output_spec = pytree.tree_flatten(output, is_leaf=is_packed)
             if detail == "replay":
                 # An output may be used inside as well: a view has the gradient from outside alone.
                 outputs = [_view(leaf) for leaf in outputs]

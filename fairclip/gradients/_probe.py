@@ -67,28 +67,38 @@ def _of_entry(
     device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), torch.device("cpu"))
     index = some_rows(n_rows, device)
     whole = _run(entry, entry.inputs, recorder)
-    best, best_score, is_tied = None, (0, 0), False
+    best, best_score, is_tied, failure = None, (0, 0, 0), False, None
     choices = _choices(entry, n_rows, batch_dim)
-    for guess in _guesses(choices):
+    for number, guess in enumerate(_guesses(choices)):
         part_inputs = [
             layout.select(leaf, n_rows, index) if has_rows(layout) else leaf
             for leaf, layout in zip(entry.inputs, guess, strict=True)
         ]
         try:
             part = _run(entry, part_inputs, recorder)
-        except Exception:  # a wrong guess may fail in any way the model can
+        except Exception as error:  # a wrong guess may fail in any way the model can
+            failure = failure or error
             continue
         found = _compare(whole, part, n_rows, index)
         of_entry = found[entry.key[0], 0]
         of_entry[: len(guess)] = guess
+        outputs = [layout for layout in of_entry[len(guess) :] if layout is not None]
+        dims = {layout.dim for layout in guess if has_rows(layout)}
         score = (
-            sum(map(has_rows, of_entry[len(guess) :])),  # outputs tell most
+            sum(map(has_rows, outputs)),  # outputs tell most
+            sum(layout.order == "row" and layout.dim in dims for layout in outputs),
             sum(has_rows(layout) for layouts in found.values() for layout in layouts),
         )
         if score >= best_score:
             best, best_score, is_tied = found, score, score == best_score
-        if max(map(len, choices)) == 2 and not any(None in layouts for layouts in found.values()):
+        is_explained = not any(None in layouts for layouts in found.values())
+        if number == 0 and is_explained and max(map(len, choices)) == 2:
             break  # every tensor is explained, and none has two dimensions that fit
+    if best is None and failure is not None:
+        raise RuntimeError(
+            f"A part of the rows cannot be run through {entry.name} without the others, so that "
+            "they cannot be told apart. Use `clipper.backward(losses, groups)`."
+        ) from failure
     if best is None:
         raise ValueError(
             f"`groups` has {n_rows} codes, but no input of {entry.name} has that many rows "

@@ -1,12 +1,23 @@
 """Run a forward pass again as it was: random numbers, autocast, train flags and buffers."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_OF_TORCH = vars(nn.Module()).keys()
+
+
+def _copied(attribute: Any) -> Any:
+    """Copy what a forward pass may change in place."""
+    if isinstance(attribute, Tensor):
+        return attribute.clone()
+    return copy(attribute) if isinstance(attribute, list | dict | set | deque) else attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,10 @@ class Snapshot:
         """
         modules = list(module.modules())
         states = [vars(m).copy() for m in modules]  # what a forward pass may count or remember
+        for m in modules:
+            vars(m).update(
+                {name: _copied(x) for name, x in vars(m).items() if name not in _OF_TORCH}
+            )
         buffers = [m._buffers.copy() for m in modules]
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(self.cuda_rng)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call, detached
+from fairclip.gradients._calls import Call, detached, is_packed
 from fairclip.gradients._layout import is_close
 from fairclip.gradients._probe import Layouts, has_rows, some_rows
 from fairclip.gradients._replay import Snapshot
@@ -40,7 +40,8 @@ def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool:
             "group gradients cannot be computed by running it again. Use "
             "`clipper.backward(losses, groups)`."
         )
-    if draws or None in layouts:
+    counts_rows = any(getattr(m, "scale_grad_by_freq", False) for m in call.module.modules())
+    if draws or counts_rows or None in layouts:
         return False
     index = some_rows(n_rows, next(x.device for x in call.outputs if isinstance(x, Tensor)))
     expected = _select(call.outputs, layouts[len(call.inputs) :], n_rows, index)
@@ -109,7 +110,7 @@ def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
     args, kwargs = pytree.tree_unflatten(detached(inputs), call.spec)
     snapshot = call.snapshot or Snapshot.take(call.module)
     with snapshot.restored(call.module):
-        outputs = pytree.tree_leaves(call.module(*args, **kwargs))
+        outputs = pytree.tree_leaves(call.module(*args, **kwargs), is_leaf=is_packed)
         return outputs, snapshot.draws()
 
 

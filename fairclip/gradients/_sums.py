@@ -15,7 +15,7 @@ Array = Tensor | np.ndarray
 several of numpy, and a tensor on their device elsewhere, never read by the host."""
 
 _SMALL = 2**16  # entries
-_PIECE = 2**20  # entries
+_PIECE = 2**16  # entries
 
 
 @dataclass(slots=True)
@@ -68,8 +68,9 @@ class GroupGradients:
         if self.layers is None and _is_small(self.totals):
             held = [t for tensors in (self.totals, *self.sums.values()) for t in tensors]
             rows = torch._C._nn.flatten_dense_tensors(held).view(len(parts), -1)
-            if len(parts) > 1:
-                rows[0].sub_(rows[1:].sum(0))
+            rest, *others = rows.unbind()
+            for other in others:
+                rest.sub_(other)
             gramian = _gram(rows)
         else:
             by_part = [self.part(k) for k in parts]
@@ -126,7 +127,7 @@ def _gram(rows: Tensor) -> Tensor:
     """Return the dot products between the rows (n, P), (n, n) float64."""
     if rows.dtype.itemsize < 4:
         rows = rows.float()
-    # In pieces: float32 sums over more entries are off by more than 1e-6.
+    # In pieces: float32 sums over more entries are off by 1e-6 and more.
     pieces = [(piece @ piece.T).double() for piece in rows.split(_PIECE, 1)]
     return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
 
