@@ -65,9 +65,9 @@ def compare(
         Path | None, _option("Run", "Folder to write.", default="runs/<name of the data>")
     ] = None,
     quick: Annotated[
-        bool,
-        _option("Run", "Main arms only; by default 3 seeds, ratios 2 and 1.", "--quick"),
-    ] = False,
+        bool | None,
+        _option("Run", "Main arms only; by default 3 seeds, ratios 2 and 1.", "--quick/--no-quick"),
+    ] = None,
     resume: Annotated[bool, _option("Run", "Go on with an interrupted run.", "--resume")] = False,
     overwrite: Annotated[bool, _option("Run", "Replace an earlier run.", "--overwrite")] = False,
     jobs: Annotated[
@@ -89,8 +89,13 @@ def compare(
     ] = None,
     drop: Annotated[str | None, _option("Data", "Columns that are no features.")] = None,
     keep_sensitive: Annotated[
-        bool, _option("Data", "Let the model see the sensitive columns too.", "--keep-sensitive")
-    ] = False,
+        bool | None,
+        _option(
+            "Data",
+            "Let the model see the sensitive columns too.",
+            "--keep-sensitive/--no-keep-sensitive",
+        ),
+    ] = None,
     pool_below: Annotated[
         int | None, _option("Data", "Merge groups with fewer rows into one.", default="0")
     ] = None,
@@ -144,7 +149,7 @@ def compare(
         "positive": positive,
         "favourable": favourable,
         "drop": drop,
-        "keep_sensitive": keep_sensitive or None,
+        "keep_sensitive": keep_sensitive,
         "pool_below": pool_below,
         "groups": groups,
         "max_ratio": max_ratio,
@@ -156,7 +161,7 @@ def compare(
         "hidden": hidden,
         "lr": lr,
         "device": device,
-        "quick": quick or None,
+        "quick": quick,
     }
     with _input_errors():
         if jobs is not None and jobs < 1:
@@ -172,6 +177,9 @@ def compare(
     except KeyboardInterrupt:
         typer.echo(f"Interrupted. --resume goes on with {folder}.", err=True)
         raise typer.Exit(130) from None
+    except comparison.RunError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     if as_json:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
@@ -181,18 +189,25 @@ def compare(
 def _show_comparison(result: "Comparison", folder: Path) -> None:
     from rich.table import Table
 
-    from fairclip.comparison import HEADLINES, format_change
+    from fairclip.comparison import HEADLINES, format_change, format_worst_cell
+    from fairclip.metrics import format_number
 
     table = Table("arm", *(metric.replace("_", " ") for metric in HEADLINES), box=None)
     for i, row in enumerate(result.tradeoff.to_dict("records")):
         changes = [format_change(row, metric) if i else "" for metric in HEADLINES]
-        means = [f"{row[f'{metric}_mean']:.3f}" for metric in HEADLINES]
+        means = [format_number(row[f"{metric}_mean"]) for metric in HEADLINES]
         table.add_row(row["arm"], *map("  ".join, zip(means, changes, strict=True)))
     console = _console()
     console.print(table, markup=False)
+    seeds = result.report.data["settings"]["seeds"]
     console.print(
         "\nTest parts: mean over the seeds, change against unclipped ± half its 95 % interval.\n"
+        if seeds > 1
+        else "\nTest parts: one seed, change against unclipped; one seed has no interval.\n"
     )
+    for row in result.tradeoff.to_dict("records"):
+        console.print(f"worst cell of {row['arm']}: {format_worst_cell(row, seeds)}", markup=False)
+    console.print()
     for sentence in result.report.data["findings"]:
         console.print(sentence, markup=False)
     for warning in result.report.data["warnings"]:
@@ -270,18 +285,24 @@ def _value(labels: "pd.Series[Any]", text: str | None) -> Any:
 def _show_audit(found: "Audit", out: Path | None) -> None:
     from rich.table import Table
 
+    from fairclip.metrics import format_number
+
     rates = found.intervals["value"].unstack("metric", sort=False)
     shown = rates.columns.drop(["fnr", "precision", "brier", "ece"], errors="ignore")
     table = Table("group", *(name.replace("_", " ") for name in shown), box=None)
     for group, row in rates[shown].iterrows():
-        table.add_row(str(group), *(f"{value:.3f}" for value in row))
+        table.add_row(str(group), *map(format_number, row))
     console = _console()
     console.print(table, markup=False)
     for name, gap in found.gaps.iterrows():
-        console.print(f"{name}: {gap['value']:.3f} (p = {gap['p']:.4f})", markup=False)
+        console.print(
+            f"{name}: {format_number(gap['value'])} (p = {format_number(gap['p'], 4)})",
+            markup=False,
+        )
     for name, least in found.worst.iterrows():
         console.print(
-            f"{name}: {least['value']:.3f} in {least['name']} ({least['n']} rows)", markup=False
+            f"{name}: {format_number(least['value'])} in {least['name']} ({least['n']} rows)",
+            markup=False,
         )
     for warning in found.warnings:
         console.print(f"Note: {warning}", markup=False)

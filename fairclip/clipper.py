@@ -294,7 +294,7 @@ class FairClipper:
 
     def _check_codes(self, groups: Codes) -> Tensor:
         if not isinstance(groups, Tensor):
-            array = np.asarray(groups)
+            array = np.array(groups)  # a copy: pandas hands out arrays that torch must not write to
             if array.dtype.kind not in "iufcb":
                 raise TypeError(
                     f"`groups` must be integer codes, got {array.dtype}. `GroupEncoder` makes them."

@@ -10,6 +10,7 @@ if __name__ == "metrics":
 
 from ._audit import Audit, audit
 from ._canvas import to_svg
+from ._cells import format_number
 from ._csv import neutralise_formulas, restore_formulas
 from ._exceptions import MetricsWarning
 from ._flags import (
@@ -40,6 +41,7 @@ __all__ = [
     "flag_idle_cap",
     "flag_levelling_down",
     "flag_trivial",
+    "format_number",
     "neutralise_formulas",
     "over_seeds",
     "pareto_front",

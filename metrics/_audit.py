@@ -47,7 +47,7 @@ class Audit:
         gaps: The largest difference between groups, indexed by its name; columns ``value``,
             ``rate`` (the rate that has it), ``lowest``, ``highest`` (group names) and ``p``.
         worst: ``worst_group_accuracy`` and ``worst_cell_accuracy``; columns ``value``, ``name``,
-            ``n`` (rows) and ``lower_bound``, which all groups (cells) keep to at once.
+            ``n`` (rows) and ``lower_bound``, which no group (cell) is below.
         warnings: What to know before reading the figures.
         settings: What the audit was called with, the rows' hash, and versions.
     """

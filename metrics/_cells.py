@@ -55,6 +55,11 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, bool | int | float) else str(value)
 
 
+def format_number(value: float, decimals: int = 3) -> str:
+    """Return a share or a p in words of one width; NaN is "n/a"."""
+    return "n/a" if pd.isna(value) else f"{value:.{decimals}f}"
+
+
 def _cell(value: Any, is_header: bool) -> Cell:
     value = plain(value)
     if value is None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ._labels import check_length
 
 _MAX_GROUPS = 10_000
-_MAX_LEVELS_IN_MOST_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def encode_groups(sensitive_features: Any, n_rows: int) -> Groups:
     levels: list[NDArray[Any]] = []
     for name, column in frame.items():
         column_codes, uniques = pd.factorize(column, sort=True)
-        _check_levels(str(name), len(uniques), n_rows)
+        _check_levels(str(name), len(uniques), int((column_codes >= 0).sum()))
         codes = codes * max(len(uniques), 1) + column_codes
         unknown |= column_codes < 0
         levels.append(np.asarray(uniques))
@@ -62,12 +61,12 @@ def _frame(features: Any) -> pd.DataFrame:
     return frame
 
 
-def _check_levels(name: str, n_levels: int, n_rows: int) -> None:
+def _check_levels(name: str, n_levels: int, n_known: int) -> None:
     if n_levels == 0:
         raise ValueError(f"`sensitive_features` column {name!r} has no value in any row.")
-    if n_levels > max(_MAX_LEVELS_IN_MOST_ROWS, n_rows / 2):
+    if n_levels > max(2, n_known / 2):
         raise ValueError(
-            f"`sensitive_features` column {name!r} has {n_levels:,} values in {n_rows:,} rows. "
+            f"`sensitive_features` column {name!r} has {n_levels:,} values in {n_known:,} rows. "
             "Name a column that makes groups, or bin this one."
         )
 

@@ -78,9 +78,10 @@ def balanced(tpr: Interval, fpr: Interval) -> Interval:
 def bound_of_least(
     successes: NDArray[np.int64], trials: NDArray[np.int64], confidence: float
 ) -> float:
-    """Lower bound that all of K independent shares keep to at once, so the least of them too.
+    """Lower bound of the least of K shares: none of them is below it.
 
-    One-sided Wilson bounds, each at confidence ** (1 / K) (Šidák).
+    The least of one-sided Wilson bounds, each at ``confidence``: it is not above the bound of the
+    share that is the least in truth, and that one holds with ``confidence``.
     """
-    z = quantile(confidence ** (1 / len(trials)))
+    z = quantile(confidence)
     return float(wilson(successes, trials, z).low.min())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ._canvas import to_svg
+from ._cells import format_number
 from ._frames import OVERALL, select
 from ._parts import Picture, Section, Table
 from ._plots import plot_by_group, plot_changes, plot_tradeoff
@@ -23,8 +24,9 @@ _LIMITS = Section(
         "A p is the share of data sets with shuffled groups that show at least this gap; for "
         "equalized odds, groups are shuffled within each label. It says nothing about the size of "
         "a gap, nor about its cause.",
-        "A lower bound holds for all groups (or cells) at once. A maximum or minimum over groups "
-        "has no interval: that of a bootstrap would cover far less often than it says.",
+        "With the confidence of the intervals, no group (or cell) is below the lower bound. A "
+        "maximum or minimum over groups has no interval: that of a bootstrap would cover far less "
+        "often than it says.",
         "n/a marks what is undefined, mostly for want of rows. It is not 0.",
         "Labels may carry the past decisions of people. A figure that compares predictions with "
         "labels takes the labels as given.",
@@ -59,8 +61,9 @@ def audit_report(audit: "Audit", *, pictures: bool) -> Report:
                 (
                     Table(audit.gaps, "Largest difference between two groups.", "gaps"),
                     "A constant prediction has no equalized odds difference at all. Read it beside "
-                    f"the balanced accuracy, {_number(audit.overall['balanced_accuracy'])} on all "
-                    "rows, and the rates that it is made of:",
+                    "the balanced accuracy, "
+                    f"{format_number(audit.overall['balanced_accuracy'])} on all rows, and the "
+                    "rates that it is made of:",
                     Table(groups[["balanced_accuracy", "tpr", "fpr"]], "TPR and FPR by group."),
                     Table(audit.worst, "Lowest accuracy of a group and of a cell.", "worst"),
                 ),
@@ -200,7 +203,3 @@ def _settings(settings: Mapping[str, Any]) -> Section:
     values = ["n/a" if value is None else str(value) for value in flat.values()]
     frame = pd.DataFrame({"setting": list(flat), "value": values})
     return Section("Settings", (Table(frame, "What the figures were made with.", "settings"),))
-
-
-def _number(value: float) -> str:
-    return "n/a" if pd.isna(value) else f"{value:.3f}"

@@ -37,8 +37,8 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 def read_table(path: str | Path) -> pd.DataFrame:
     r"""Read a table from CSV, CSV.gz or Parquet.
 
-    The ending of the name decides. Empty fields and the words that pandas takes for missing (NA,
-    null, ...) are missing values.
+    The ending of the name decides. Column names of CSV lose the spaces around them. Empty fields
+    and the words that pandas takes for missing (NA, null, ...) are missing values.
 
     Args:
         path: A file named ``*.csv``, ``*.csv.gz`` or ``*.parquet``.
@@ -47,8 +47,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
         The table, with at least one row.
 
     Raises:
-        ValueError: If the file is missing, empty, of another kind or cannot be read, or if Parquet
-            is asked for without pyarrow.
+        ValueError: If the file is missing, empty, of another kind or cannot be read, if a CSV has
+            two columns of one name, or if Parquet is asked for without pyarrow.
 
     Example:
         >>> import pathlib, tempfile
@@ -64,7 +64,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     name = path.name.lower()
     try:
         if name.endswith((".csv", ".csv.gz")):
-            frame = pd.read_csv(path)
+            frame = _read_csv(path)
         elif name.endswith(".parquet"):
             frame = pd.read_parquet(path)
         else:
@@ -73,8 +73,21 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise ValueError(
             f'Reading {path} needs pyarrow: pip install "fairclip[parquet]".'
         ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Cannot read {path}: its text is not UTF-8; save it as UTF-8.") from error
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"Cannot read {path}: {error}.") from error
     if frame.empty:
         raise ValueError(f"{path} has no rows.")
     return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+    names = [name.strip() for name in header.iloc[0]]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:  # pandas would call the second one `name.1`
+        raise ValueError(f"its header has the column `{twice[0]}` more than once; rename one")
+    if len(names) == 1 and ";" in names[0]:
+        raise ValueError("its columns are separated by semicolons; save it with commas")
+    return pd.read_csv(path).rename(columns=str.strip)

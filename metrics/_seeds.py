@@ -20,10 +20,11 @@ def over_seeds(
     Every seed draws its own split of the same rows, so the J results are not independent; the
     second term pays for that. Changes are paired by seed, over the seeds that arm and baseline
     share. With one seed there are means and no bounds (NaN); a NaN result makes its mean NaN.
+    Bounds stop at the range of a share: 0 and 1, those of a change at -1 and 1.
     The interval covers the choice of split and initial weights, not another population.
 
     Args:
-        results: Columns ``arm``, ``seed`` and one numeric column a metric; one row a run.
+        results: Columns ``arm``, ``seed`` and one column a metric, shares in [0, 1]; one row a run.
         baseline: The arm that changes are measured against.
         test_over_train: :math:`n_{test} / n_{train}`, rows over rows, not negative.
         confidence: Coverage aimed at, in (0, 1).
@@ -34,7 +35,7 @@ def over_seeds(
 
     Raises:
         ValueError: If columns, the baseline or a metric are missing or not numeric, a (arm, seed)
-            pair occurs twice, or a number is out of range.
+            pair occurs twice, or a metric or a number is out of range.
 
     Source:
         C. Nadeau, Y. Bengio (2003), https://doi.org/10.1023/A:1024068626366, corrected resampled t.
@@ -58,8 +59,10 @@ def over_seeds(
     rows = {}
     for arm, values in arms.items():
         changes = (values - arms[baseline]).loc[values.index.intersection(arms[baseline].index)]
-        level = _mean_interval(values.to_numpy(np.float64), test_over_train, confidence)
-        change = _mean_interval(changes.to_numpy(np.float64), test_over_train, confidence)
+        level, change = (
+            _mean_interval(runs.to_numpy(np.float64), test_over_train, confidence).clip(lowest, 1)
+            for runs, lowest in ((values, 0), (changes, -1))
+        )
         columns = [f"{m}_{part}" for m in metrics for part in _PARTS]
         rows[arm] = dict(zip(columns, np.concatenate([level, change]).T.ravel(), strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
@@ -91,6 +94,9 @@ def _checked_metrics(
     strange = [m for m in metrics if not pd.api.types.is_numeric_dtype(results[m])]
     if strange or not metrics:
         raise ValueError(f"`results` must have numeric metrics, got {strange or 'none'}.")
+    outside = [m for m in metrics if ((results[m] < 0) | (results[m] > 1)).any()]
+    if outside:
+        raise ValueError(f"`results` must have metrics in [0, 1], {outside} are not.")
     if results.duplicated(["arm", "seed"]).any():
         raise ValueError("`results` must have one row for each arm and seed, got more.")
     if baseline not in set(results["arm"]):

@@ -68,6 +68,7 @@ def assert_refused(folder: Path, command: list[str], message: str) -> None:
         (lambda f: f, [*LOANS, "--max-ratio=2,-1"], "`max_ratio` must be positive, got -1.0."),
         (lambda f: f, [*LOANS, "--max-ratio=nan"], "`max_ratio` must be positive, got nan."),
         (lambda f: f, [*LOANS, "--reference=region=moon"], "region=moon"),
+        (lambda f: f, [*LOANS, "--reference=region=north"], "name a cell and use within='all'"),
         (lambda f: f, [*LOANS, "--jobs=0"], "`jobs` must be at least 1"),
         (lambda f: f, [*LOANS, "--config=missing.toml"], "missing.toml"),
     ],
@@ -99,6 +100,29 @@ def test_compare_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     assert_refused(tmp_path, command, "is not a run")
 
 
+def test_compare_says_in_words_that_training_diverged(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["compare", "german", *TINY, "--lr=1e30", f"--out={tmp_path / 'x'}"]
+    )
+    assert result.exit_code == 2
+    assert "error: `unclipped`, seed 0: training diverged" in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_switch_off_what_the_config_file_switched_on(tmp_path: Path) -> None:
+    config, data = tmp_path / "config.toml", tmp_path / "loans.csv"
+    loans().to_csv(data, index=False)
+    config.write_text("quick = true\nkeep_sensitive = true\nepochs = 1\nseeds = 1\nhidden = 2\n")
+    flags = [*LOANS, f"--config={config}", "--no-quick", "--no-keep-sensitive", "--jobs=1"]
+    result = CliRunner().invoke(
+        app, ["compare", str(data), *flags, f"--out={tmp_path / 'x'}", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    settings = json.loads(result.stdout)["settings"]
+    assert (settings["quick"], settings["keep_sensitive"]) == (False, False)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
 def test_compare_reads_each_kind_of_file(tmp_path: Path, suffix: str) -> None:
     data, out = tmp_path / f"loans.{suffix}", tmp_path / "out"
@@ -111,9 +135,13 @@ def test_compare_reads_each_kind_of_file(tmp_path: Path, suffix: str) -> None:
     assert result.exit_code == 0, result.output
     assert str(out / "report.html") in result.stdout
     assert (out / "report.html").exists()
+    assert "±" not in result.stdout  # one seed
+    assert "±" not in (out / "report.md").read_text()
     table = pd.read_csv(out / "tradeoff.csv").set_index("arm")
     for arm, row in table.iterrows():
         assert re.search(rf"{re.escape(str(arm))} +{row['accuracy_mean']:.3f}", result.stdout)
+        cell = f"{row['worst_cell']}, n = {row['worst_cell_n']:.0f} in the mean"
+        assert f"worst cell of {arm}: {cell}, worst in 1 of 1 seeds" in result.stdout
 
 
 def test_compare_prints_json_that_config_reproduces(tmp_path: Path) -> None:
@@ -213,6 +241,17 @@ def test_audit_prints_and_writes(tmp_path: Path) -> None:
     assert (out / "report.html").exists()
     as_json = CliRunner().invoke(app, ["audit", str(data), *AUDIT, "--json"])
     assert json.loads(as_json.stdout)["schema_version"] == 1
+
+
+def test_audit_prints_what_is_undefined_as_such(tmp_path: Path) -> None:
+    data = tmp_path / "predictions.csv"
+    frame = scored()
+    frame.loc[frame["sex"] == "male", "y_true"] = 0
+    frame.to_csv(data, index=False)
+    result = CliRunner().invoke(app, ["audit", str(data), *AUDIT])
+    assert result.exit_code == 0, result.output
+    assert "equalized_odds_difference: n/a (p = n/a)" in result.stdout
+    assert "nan" not in result.stdout
 
 
 def test_audit_takes_labels_in_words(tmp_path: Path) -> None:

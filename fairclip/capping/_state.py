@@ -60,7 +60,7 @@ class CapState:
         """
         xp = namespace(norms)
         self._follow_(norms)
-        finite = xp.amax(xp.where(present, norms, 0.0)) < math.inf  # amax hands NaN on
+        finite = xp.where(present, norms, 0.0).max() < math.inf  # which hands NaN on
         taken = present & finite  # (K,)
         kept_weight, kept_sum = (self._weight, self._sum) if smoothing else (0.0, 0.0)
         self._weight = xp.where(taken, self._weight * smoothing + 1, kept_weight)

@@ -7,8 +7,19 @@ in ``_arms.py``. :class:`Settings` is everything that the results depend on besi
 """
 
 from fairclip.comparison._compare import compare
+from fairclip.comparison._errors import RunError
 from fairclip.comparison._plan import Comparison, Plan, prepare
-from fairclip.comparison._results import HEADLINES, format_change
+from fairclip.comparison._results import HEADLINES, format_change, format_worst_cell
 from fairclip.comparison._settings import Settings
 
-__all__ = ["HEADLINES", "Comparison", "Plan", "Settings", "compare", "format_change", "prepare"]
+__all__ = [
+    "HEADLINES",
+    "Comparison",
+    "Plan",
+    "RunError",
+    "Settings",
+    "compare",
+    "format_change",
+    "format_worst_cell",
+    "prepare",
+]

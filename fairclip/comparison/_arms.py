@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
@@ -136,7 +136,8 @@ def make_arms(settings: Settings) -> tuple[Arm, ...]:
     Raises:
         ValueError: If a field of the cap is out of range.
     """
-    free = settings.cap(math.inf)
+    # Nothing is compared with a reference there, so that any will do.
+    free = replace(settings.cap(math.inf), reference="minority")
     arms: list[Arm] = [FairArm(BASELINE, free), FairArm("clip_norm", free, clip=True)]
     if settings.within in {"all", "both"}:
         arms += [FairArm(f"fair_cap@{r:g}", settings.cap(r)) for r in settings.max_ratio]
@@ -147,7 +148,9 @@ def make_arms(settings: Settings) -> tuple[Arm, ...]:
     if not settings.quick:
         arms += [
             FairArm("fair_cap_step@2", NormCap.per_step(2.0)),
-            FairArm("fair_cap@2+clip", settings.cap(2.0), clip=True),
+            FairArm("fair_cap_label@2+clip", settings.cap(2.0, "label"), clip=True)
+            if settings.within == "label"
+            else FairArm("fair_cap@2+clip", settings.cap(2.0), clip=True),
         ]
     powers = (0.5,) if settings.quick else (0.5, 1.0)
     arms += [WeightedArm(f"reweight@{p:g}", "cells", p) for p in powers]

@@ -46,7 +46,8 @@ def compare(
 
     Raises:
         OSError: If a file cannot be read or a folder cannot be made.
-        ValueError: If data or settings cannot be used; nothing has been written then.
+        ValueError: If data or settings cannot be used. Nothing has been written then, unless
+            training went wrong after some runs were finished, which ``resume`` finds.
 
     Example:
         >>> import fairclip

@@ -35,8 +35,22 @@ def _flag(value: Any) -> bool:
     return value
 
 
-# For each setting that is not text: how it is read, and what it is called in an error.
+def _word(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _reference(value: Any) -> str | int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError
+    return value
+
+
+# For each setting that is not a choice: how it is read, and what it is called in an error.
 CONVERT: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "data": (_word, "a file or the name of an embedded set"),
+    "reference": (_reference, "minority, smallest_norm, or a group's name or code"),
     "positive": (_text, "a value of the target"),
     "favourable": (_text, "a value of the target"),
     "target": (str, "a column name"),

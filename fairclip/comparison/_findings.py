@@ -59,8 +59,11 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
 
 
 def _changes(row: Mapping[Any, Any]) -> str:
+    cell = f" ({row['worst_cell']}, n = {row['worst_cell_n']:,.0f})"
     return ", ".join(
-        f"{metric.replace('_', ' ')} {format_change(row, metric)}" for metric in HEADLINES
+        f"{metric.replace('_', ' ')} {format_change(row, metric)}"
+        + (cell if metric == "worst_cell_accuracy" else "")
+        for metric in HEADLINES
     )
 
 

@@ -26,6 +26,10 @@ class RunFolder:
     final: Path
     work: Path
 
+    def discard(self) -> None:
+        """Remove the work."""
+        shutil.rmtree(self.work)
+
     def finish(self) -> None:
         """Put the work in its final place, instead of an earlier run."""
         aside = Path(tempfile.mkdtemp(prefix=f".{self.final.name}.", dir=self.final.parent))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from fairclip.comparison._arms import BASELINE, Arm, Start, ThresholdArm, make_arms
 from fairclip.comparison._environment import describe_environment
+from fairclip.comparison._errors import RunError
 from fairclip.comparison._folder import RunFolder, open_folder
 from fairclip.comparison._outcome import TaskFiles, write_table
 from fairclip.comparison._report import make_report
@@ -73,6 +74,9 @@ class Plan:
         Args:
             jobs: Processes; no result depends on it. None: one for each core.
             progress: Show a bar on stderr.
+
+        Raises:
+            RunError: If training cannot use the data or the settings.
         """
         tasks = [(arm, seed) for seed in range(self.settings.seeds) for arm in self.arms]
         left = [task for task in tasks if not self._files(task).outcome.exists()]
@@ -85,6 +89,14 @@ class Plan:
             ) as bar:
                 self._run(baselines, jobs or cpu_count(), bar)
                 self._run(others, jobs or cpu_count(), bar)
+        except RunError as error:
+            if not any(self._files(task).outcome.exists() for task in tasks):
+                self.folder.discard()
+                raise
+            raise RunError(
+                f"{error} What is finished is in {self.folder.work}: `resume` (--resume) goes on "
+                "with the same settings, `overwrite` (--overwrite) starts anew."
+            ) from error
         finally:
             torch.set_num_threads(threads)
         return self._finish(tasks)
@@ -168,16 +180,26 @@ def prepare(
     if settings.batch_size is None:
         settings = replace(settings, batch_size=min(_BATCH_SIZE, max(1, len(train) // 10)))
     start = Start.of(make_mlp(1, 1, (), seed=0), table, train, settings, median_norm=1.0)
-    _check_steps(arms, start)
+    _check_steps(arms, start, settings)
     environment = describe_environment(source, settings)
     folder = open_folder(out, settings, environment, resume=resume, overwrite=overwrite)
     return Plan(settings=settings, table=table, arms=arms, environment=environment, folder=folder)
 
 
-def _check_steps(arms: Sequence[Arm], start: Start) -> None:
+def _check_steps(arms: Sequence[Arm], start: Start, settings: Settings) -> None:
     """Build each step once, so that what does not fit the groups is known before training."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says the same
         for arm in arms:
-            if not isinstance(arm, ThresholdArm):
+            if isinstance(arm, ThresholdArm):
+                continue
+            try:
                 arm.step(start)
+            except ValueError as error:
+                if settings.reference in {"minority", "smallest_norm"}:
+                    raise
+                raise ValueError(
+                    f"`reference` {settings.reference!r} does not suit the arm {arm.name}: name a "
+                    "cell and use within='all' (--within all), or a group and use within='label' "
+                    f"(--within label). There are: {'; '.join(start.encoder.names_)}."
+                ) from error

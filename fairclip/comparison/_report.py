@@ -38,6 +38,8 @@ _LIMITS = (
     "by group.",
     "The labels are taken as they are. Where they record past decisions, every rate here is "
     "agreement with those decisions.",
+    "Validation rows of one seed are test rows of another, so the choice of the arms that the "
+    "sentences at the top name is not free of the rows on which their changes are measured.",
     "The cut of the threshold arm is chosen on the validation part, so its figures there, by which "
     "the sentences at the top choose, flatter it; its figures on the test part do not.",
 )

@@ -36,7 +36,8 @@ class Results:
 
     Attributes:
         tradeoff: One row for each arm; for each metric M of the test part the columns M_mean,
-            M_low, M_high and against the baseline M_change, M_change_low, M_change_high.
+            M_low, M_high and against the baseline M_change, M_change_low, M_change_high. Of the
+            cell that is the worst in most seeds the name, its mean rows and the number of seeds.
         validation: The same of the validation part, the M_mean alone.
         by_group: One row for each arm and group; the same columns for the rates of the group.
         telemetry: One row for each arm that keeps a trace and each group of its cap.
@@ -55,8 +56,24 @@ def format_change(row: Mapping[Any, Any], metric: str) -> str:
         row: Of :attr:`Results.tradeoff` or :attr:`Results.by_group`, by column.
         metric: The M of its columns.
     """
-    half = (row[f"{metric}_change_high"] - row[f"{metric}_change_low"]) / 2
-    return f"{row[f'{metric}_change']:+z.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
+    change, low, high = (row[f"{metric}_change{end}"] for end in ("", "_low", "_high"))
+    half = max(high - change, change - low)  # the range of a metric can cut one of them
+    if np.isnan(change):
+        return "n/a"
+    return f"{change:+z.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
+
+
+def format_worst_cell(row: Mapping[Any, Any], seeds: int) -> str:
+    """Return the worst cell's name, its rows and in how many of the ``seeds`` it is the worst.
+
+    Args:
+        row: Of :attr:`Results.tradeoff`.
+        seeds: Of the run.
+    """
+    return (
+        f"{row['worst_cell']}, n = {row['worst_cell_n']:,.0f} in the mean, "
+        f"worst in {row['worst_cell_seeds']} of {seeds} seeds"
+    )
 
 
 def collect(outcomes: Sequence[Outcome], test_over_train: float) -> Results:
@@ -83,6 +100,9 @@ def _tradeoff(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFra
     table = _means(runs, METRICS, test_over_train)
     by_arm = runs.groupby("arm")
     table["worst_cell"] = by_arm["worst_cell"].agg(lambda names: names.mode()[0])
+    there = runs[runs["worst_cell"] == runs["arm"].map(table["worst_cell"])].groupby("arm")
+    table["worst_cell_n"] = there["worst_cell_n"].mean()
+    table["worst_cell_seeds"] = there.size()
     table["selection_rate_mean"] = by_arm["selection_rate"].mean()
     table[["cap_active", "clip_active"]] = by_arm[["cap_active", "clip_active"]].mean()
     return table.reset_index()

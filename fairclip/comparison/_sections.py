@@ -31,6 +31,11 @@ _INTERVALS = (
     "another population nor the choice of the best of many arms."
 )
 
+_ONE_SEED = (
+    "Figures are of one seed, changes are against unclipped; one seed has no interval: a change "
+    "can be the luck of the split."
+)
+
 
 def tradeoff_section(tradeoff: pd.DataFrame, arms: Sequence[Arm]) -> Section:
     """Show every arm, in tables and against accuracy in pictures."""
@@ -41,6 +46,8 @@ def tradeoff_section(tradeoff: pd.DataFrame, arms: Sequence[Arm]) -> Section:
             *(tradeoff[f"{metric}_mean"].rename(_word(metric)) for metric in _SHOWN),
             tradeoff["selection_rate_mean"].rename("selection rate"),
             tradeoff["worst_cell"].rename("worst cell"),
+            tradeoff["worst_cell_n"].rename("its n").round().astype(int),
+            tradeoff["worst_cell_seeds"].rename("worst in seeds"),
             tradeoff["arm"].isin(blind).rename("group-blind"),
         ],
         axis=1,
@@ -64,8 +71,12 @@ def tradeoff_section(tradeoff: pd.DataFrame, arms: Sequence[Arm]) -> Section:
     return Section(
         "Trade-off",
         (
-            _INTERVALS,
-            Table(levels.set_index("arm"), "Every arm on the test part."),
+            _INTERVALS if tradeoff["accuracy_low"].notna().any() else _ONE_SEED,
+            Table(
+                levels.set_index("arm"),
+                "Every arm on the test part. The worst cell is the one that is worst in most "
+                "seeds; n is its mean number of rows.",
+            ),
             Table(changes, f"Changes against {BASELINE}."),
             *pictures,
         ),

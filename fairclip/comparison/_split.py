@@ -1,5 +1,6 @@
 """Three parts of the rows, and the inputs that a model sees. Shapes: N rows, d inputs."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
+from fairclip.comparison._errors import RunError
 from fairclip.comparison._table import Table
+from fairclip.exceptions import FairclipWarning
+
+# Words with fewer training rows share one input.
+_MIN_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ def to_inputs(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
 
     Numbers are standardised, a missing one is the median and an extra column says so; words are
     one-hot, and those seldom or never seen in training share a column.
+
+    Warns:
+        FairclipWarning: If all words of a column are seldom.
+
+    Raises:
+        RunError: If a number is too large for float32.
     """
     numbers = make_pipeline(
         SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
@@ -49,7 +61,7 @@ def to_inputs(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
     )
     words = OneHotEncoder(
         handle_unknown="infrequent_if_exist",
-        min_frequency=10,
+        min_frequency=_MIN_ROWS,
         max_categories=50,
         sparse_output=False,
     )
@@ -59,5 +71,24 @@ def to_inputs(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
             ("words", words, make_column_selector(dtype_exclude="number")),
         ]
     )
+    _warn_of_rare_words(features.iloc[train])
     transformer.fit(features.iloc[train])
-    return torch.from_numpy(transformer.transform(features).astype(np.float32))
+    with np.errstate(over="ignore"):  # said below, with the column's name
+        inputs = transformer.transform(features).astype(np.float32)
+    finite = np.isfinite(inputs).all(axis=0)  # (d,)
+    if not finite.all():
+        name = transformer.get_feature_names_out()[finite.argmin()].partition("__")[2]
+        raise RunError(f"The column `{name}` has values too large: rescale or `drop` it (--drop).")
+    return torch.from_numpy(inputs)
+
+
+def _warn_of_rare_words(features: pd.DataFrame) -> None:
+    for name, words in features.select_dtypes(exclude="number").items():
+        if words.value_counts(dropna=False).max() < _MIN_ROWS:
+            warnings.warn(
+                f"The column `{name}` tells the model nothing: none of its values has "
+                f"{_MIN_ROWS} training rows. Put them into bands, turn dates into numbers, or "
+                "`drop` it (--drop).",
+                FairclipWarning,
+                stacklevel=3,
+            )

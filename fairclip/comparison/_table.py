@@ -156,8 +156,17 @@ def _no_features(settings: Settings) -> list[str]:
 def _features(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.columns.empty:
         raise ValueError("No feature column is left beside target, sensitive columns and `drop`.")
+    for name in frame.select_dtypes(["datetime", "datetimetz", "timedelta"]):
+        raise ValueError(
+            f"The column `{name}` holds dates or durations: turn it into a number, such as days, "
+            "or `drop` it (--drop)."
+        )
     numbers = frame.select_dtypes("number").astype("float64")
     for name in numbers:
         if np.isinf(numbers[name]).any():
             raise ValueError(f"The column `{name}` has infinite values: replace or drop them.")
+        if numbers[name].abs().max() > np.finfo(np.float32).max:
+            raise ValueError(
+                f"The column `{name}` has values too large: rescale or `drop` it (--drop)."
+            )
     return pd.concat([numbers, _words(frame.drop(columns=numbers.columns))], axis=1)

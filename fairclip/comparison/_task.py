@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fairclip.comparison._arms import BASELINE, Arm, Start, ThresholdArm, TrainedArm
+from fairclip.comparison._errors import RunError
 from fairclip.comparison._outcome import Outcome, TaskFiles, write_array, write_table
 from fairclip.comparison._predictions import Predictions
 from fairclip.comparison._settings import Settings
@@ -108,7 +109,13 @@ def _train(
         batches=GroupBatchSampler(start.codes["cells"], settings.batch_size, seed=seed),
         epochs=settings.epochs,
     )
-    scores = infer(model, inputs).squeeze(1).double().sigmoid().numpy()  # (N,)
+    outputs = infer(model, inputs).squeeze(1)  # (N,)
+    if not bool(outputs.isfinite().all()):
+        raise RunError(
+            f"`{arm.name}`, seed {seed}: training diverged, its outputs are not finite; "
+            "lower `lr` (--lr)."
+        )
+    scores = outputs.double().sigmoid().numpy()
     return Fit(scores, trace=step.clipper.trace if isinstance(step, FairStep) else None)
 
 

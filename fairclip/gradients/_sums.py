@@ -127,9 +127,10 @@ def _gram(rows: Tensor) -> Tensor:
     """Return the dot products between the rows (n, P), (n, n) float64."""
     if rows.dtype.itemsize < 4:
         rows = rows.float()
+    if rows.shape[1] <= _PIECE:
+        return (rows @ rows.T).double()
     # In pieces: float32 sums over more entries are off by 1e-6 and more.
-    pieces = [(piece @ piece.T).double() for piece in rows.split(_PIECE, 1)]
-    return pieces[0] if len(pieces) == 1 else torch.stack(pieces).sum(0)
+    return torch.stack([(piece @ piece.T).double() for piece in rows.split(_PIECE, 1)]).sum(0)
 
 
 def _recombine_on_host(

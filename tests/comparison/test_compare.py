@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import fairclip
-from fairclip.comparison import Comparison, Settings, prepare
+from fairclip.comparison import Comparison, RunError, Settings, prepare
 from fairclip.comparison._results import METRICS
 from tests.comparison._inputs import TINY, loans
 
@@ -65,6 +65,8 @@ def test_tradeoff_has_its_columns(run: Comparison) -> None:
         "arm",
         *(f"{metric}_{part}" for metric in METRICS for part in parts),
         "worst_cell",
+        "worst_cell_n",
+        "worst_cell_seeds",
         "selection_rate_mean",
         "cap_active",
         "clip_active",
@@ -257,3 +259,54 @@ def test_a_finished_run_stays_until_the_next_one_is_finished(
     plan.run(jobs=1)
     assert Settings.read(out / "config.toml").seeds == 1
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_worst_cell_comes_with_its_name_and_rows(run: Comparison) -> None:
+    row = run.tradeoff.iloc[0]
+    worst = []
+    for seed in (0, 1):
+        rows = pd.read_csv(folder(run) / "predictions" / f"unclipped__seed{seed}.csv.gz")
+        right = (rows["y_true"] == rows["y_pred"]).groupby([rows["region"], rows["y_true"]])
+        cells = pd.DataFrame({"share": right.mean(), "n": right.size()}).reset_index()
+        least = cells.sort_values("share").to_dict("records")[0]
+        worst.append((f"region={least['region']}, y={least['y_true']}", least["n"]))
+    sizes = [n for name, n in worst if name == row["worst_cell"]]
+    assert row["worst_cell_seeds"] == len(sizes) > 0
+    assert row["worst_cell_n"] == np.mean(sizes)
+    levels = next(t.frame for t in run.report.tables() if t.caption.startswith("Every arm"))
+    shown = levels.loc["unclipped", ["worst cell", "its n", "worst in seeds"]]
+    assert list(shown) == [row["worst_cell"], round(row["worst_cell_n"]), len(sizes)]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_diverges_leaves_nothing(tmp_path: Path, jobs: int) -> None:
+    with pytest.raises(RunError, match=r"`unclipped`, seed \d: training diverged.*lower `lr`"):
+        fairclip.compare(loans(), out=tmp_path / "x", jobs=jobs, **TINY | {"lr": 1e30})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_late_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("Diverged.")
+
+    monkeypatch.setattr("fairclip.comparison._arms.WeightedArm.step", fail)
+    monkeypatch.setattr("fairclip.comparison._plan._check_steps", lambda *_: None)
+    with pytest.raises(RunError, match=r"Diverged\. .*`resume` \(--resume\) goes on"):
+        fairclip.compare(loans(), out=tmp_path / "x", jobs=1, **TINY | {"seeds": 1, "epochs": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.partial"]
+
+
+@pytest.mark.parametrize(
+    ("within", "reference"), [("all", "region=north, y=1"), ("label", "region=north")]
+)
+def test_a_named_reference_suits_the_arms_of_its_kind(
+    tmp_path: Path, within: str, reference: str
+) -> None:
+    values = {"within": within, "reference": reference, "quick": False, "max_ratio": 2}
+    prepare(Settings.of(TINY | values), loans(), out=tmp_path / "x")
+    for other in {"all", "label", "both"} - {within}:
+        chosen = Settings.of(TINY | values | {"within": other})
+        with pytest.raises(ValueError, match="name a cell and use within='all'"):
+            prepare(chosen, loans(), out=tmp_path / "y")

@@ -13,6 +13,7 @@ def results(validation: dict[str, tuple[float, float]]) -> Results:
     names = [arm.name for arm in ARMS]
     parts = {"mean": 0.7, "change": 0.1, "change_low": 0.05, "change_high": 0.15}
     test = pd.DataFrame({"arm": names, "cap_active": 1.0, "clip_active": 0.5})
+    test = test.assign(worst_cell="sex=female, y=1", worst_cell_n=1352.5)
     for metric in METRICS:
         test = test.assign(**{f"{metric}_{part}": value for part, value in parts.items()})
     figures = [validation.get(name, (0.9, 0.1)) for name in names]
@@ -32,10 +33,11 @@ def test_the_named_arms_are_chosen_on_the_validation_part_and_shown_on_the_test_
     )
     best = "fair_cap_label@2"  # on the test part
     found.tradeoff.loc[found.tradeoff["arm"] == best, "worst_cell_accuracy_mean"] = 0.99
-    found.tradeoff.loc[found.tradeoff["arm"] == "fair_cap@1", "accuracy_change"] = -0.2
+    changed = ["accuracy_change", "accuracy_change_low", "accuracy_change_high"]
+    found.tradeoff.loc[found.tradeoff["arm"] == "fair_cap@1", changed] -= 0.3
     changes = (
-        "balanced accuracy +0.100 ± 0.050, worst cell accuracy +0.100 ± 0.050, "
-        "equalized odds difference +0.100 ± 0.050."
+        "balanced accuracy +0.100 ± 0.050, worst cell accuracy +0.100 ± 0.050 "
+        "(sex=female, y=1, n = 1,352), equalized odds difference +0.100 ± 0.050."
     )
     assert headlines(found, ARMS)[1:4] == [
         f"With a cap, fair_cap@1: accuracy -0.200 ± 0.050, {changes}",

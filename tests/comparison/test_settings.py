@@ -67,6 +67,8 @@ def test_text_of_the_command_line_is_split() -> None:
         ({"groups": "rows"}, "`groups` must be one of cells, sensitive"),
         ({"groups": "sensitive", "within": "label"}, "`within='label'` needs cells"),
         ({"smoothing": 1}, "`smoothing` must be in"),
+        ({"data": 5}, "`data` must be a file or the name of an embedded set, got 5"),
+        ({"reference": True}, "`reference` must be minority, smallest_norm, or"),
         ({"sede": 3}, "There is no setting `sede`"),
     ],
 )

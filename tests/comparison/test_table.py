@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fairclip.comparison._errors import RunError
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import open_source
 from fairclip.comparison._split import split, to_inputs
 from fairclip.comparison._table import Table, make_table
+from fairclip.exceptions import FairclipWarning
 from tests.comparison._inputs import loans
 
 
@@ -77,6 +79,9 @@ def test_rows_without_a_sensitive_value_have_no_cell() -> None:
         (lambda f: f.assign(region=range(600)), {}, "has 600 different values in 600 rows"),
         (lambda f: f.assign(region="north"), {}, "make fewer than two groups"),
         (lambda f: f.assign(income=np.inf), {}, "`income` has infinite values"),
+        (lambda f: f.assign(income=6e302), {}, "`income` has values too large"),
+        (lambda f: f.assign(on=pd.Timestamp(0)), {}, "`on` holds dates or durations"),
+        (lambda f: f.assign(on=pd.Timedelta(1, "D")), {}, "`on` holds dates or durations"),
         (lambda f: f.iloc[:0], {}, "has no rows"),
         (lambda f: f.rename(columns={"region": "y"}), {"sensitive": "y"}, "cannot be called `y`"),
         (lambda f: pd.concat([f, f[["job"]]], axis=1), {}, "more than one column `job`"),
@@ -110,3 +115,17 @@ def test_preprocessing_is_learned_from_the_training_part_alone() -> None:
     assert before.shape == after.shape
     assert before[rows.train].equal(after[rows.train])
     assert before[rows.train, 0].mean().abs() < 1e-6
+
+
+def test_a_column_of_rare_words_is_named() -> None:
+    found = table(loans().assign(id=[f"row {i}" for i in range(600)]))
+    with pytest.warns(FairclipWarning, match=r"`id` tells the model nothing.*`drop` it"):
+        to_inputs(found.features, split(found, 0).train)
+
+
+def test_numbers_far_from_those_of_training_are_refused() -> None:
+    frame = loans().assign(income=np.arange(600) % 7 * 1e-8)
+    rows = split(table(frame), 0)
+    frame.loc[rows.test[0], "income"] = 1e38
+    with pytest.raises(RunError, match="`income` has values too large"):
+        to_inputs(table(frame).features, rows.train)

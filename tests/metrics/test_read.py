@@ -24,7 +24,8 @@ def test_strings_that_were_neutralised_come_back(tmp_path: Path) -> None:
     frame = pd.DataFrame({"=g": words, "n": range(-4, 5)})
     safe = neutralise_formulas(frame)
     assert not any(
-        text.startswith(("=", "+", "-", "@", "\t")) for text in ["".join(safe), *safe.iloc[:, 0]]
+        text.startswith(("=", "+", "-", "@", "\t"))
+        for text in [*map(str, safe.columns), *safe.iloc[:, 0]]
     )
     safe.to_csv(tmp_path / "p.csv", index=False)
     frame.to_parquet(tmp_path / "p.parquet")
@@ -40,6 +41,9 @@ def test_strings_that_were_neutralised_come_back(tmp_path: Path) -> None:
         ("a.csv", b"sex,y,p\n", "has no rows"),
         ("a.csv", b'a,b\n1,2\n"3,4', "Cannot read"),
         ("a.csv", b"\xff\xfe\x00\x01,b\n\xff,2\n", "Cannot read"),
+        ("a.csv", b"job, y,y\na,1,1\n", "has the column `y` more than once"),
+        ("a.csv", b"a;b\n1;2\n", "separated by semicolons; save it with commas"),
+        ("a.csv", "job,y\ncafé,1\n".encode("latin-1"), "not UTF-8; save it as UTF-8"),
         ("a.csv.gz", b"not gzip", "Cannot read"),
         ("a.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 99)[:-20], "Cannot read"),
         ("a.parquet", b"not parquet", "Cannot read"),
@@ -65,3 +69,8 @@ def test_parquet_without_pyarrow_names_the_extra(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"fairclip\[parquet\]"):
         read_predictions(tmp_path / "a.parquet")
+
+
+def test_spaces_around_column_names_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sex, y ,,p\nf,1,2,0\n", encoding="utf-8-sig")
+    assert list(read_table(tmp_path / "a.csv")) == ["sex", "y", "Unnamed: 2", "p"]

@@ -75,6 +75,7 @@ def test_one_seed_has_means_without_bounds_and_nan_stays() -> None:
         (_runs().drop(columns="seed"), {}, "columns arm and seed"),
         (_runs().drop(columns="accuracy"), {}, "numeric metrics, got none"),
         (_runs().assign(worst_cell="x"), {}, r"numeric metrics, got \['worst_cell'\]"),
+        (_runs().assign(loss=2.0), {}, r"in \[0, 1\], \['loss'\] are not"),
         (pd.concat([_runs(), _runs()]), {}, "one row for each arm and seed"),
         (_runs(), {"baseline": "x"}, "`baseline` must be an arm"),
         (_runs(), {"test_over_train": -0.1}, "`test_over_train` must be 0 or more"),
@@ -85,3 +86,12 @@ def test_one_seed_has_means_without_bounds_and_nan_stays() -> None:
 def test_bad_input_is_refused(runs: pd.DataFrame, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         over_seeds(runs, **({"test_over_train": 0.2} | options))
+
+
+def test_bounds_stop_at_the_range_of_a_share() -> None:
+    runs = pd.DataFrame(
+        {"arm": ["unclipped"] * 2 + ["cap"] * 2, "seed": [0, 1] * 2, "auc": [0.1, 0.9, 0.9, 0.1]}
+    )
+    row = over_seeds(runs, test_over_train=0.3).loc["cap"]
+    assert list(row[["auc_low", "auc_high"]]) == [0, 1]
+    assert list(row[["auc_change_low", "auc_change_high"]]) == [-1, 1]
