@@ -9,6 +9,10 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in README.read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # a block may write files
