@@ -46,7 +46,9 @@ class FairClipper:
         n_groups: K, instead of ``encoder``; rows are then counted as they are seen.
         group_counts: (K,) rows of each group in the data, instead of ``encoder``.
         check: Compare the sum over all groups with ``.grad`` in the first step ("first"), in every
-            step (True, about twice the time) or never (False).
+            step (True) or never (False). Where the rows are in every tensor is learnt in the first
+            step and taken to stay so: a model that moves rows by their values (sorts by length,
+            drops masked entries) may do so only later, which True finds, at several times the cost.
         on_nonfinite: "keep" leaves the gradient of such a step as it is; "raise" names the group
             and the layer, which waits for the device.
         batch_dim: Dimension of the model's inputs that holds the rows. None finds out in the first
