@@ -42,6 +42,7 @@ class Call:
     snapshot: Snapshot | None  # of before the call
     outputs: list[Any]  # the leaves of what it returned, where they are kept
     grads: list[Tensor | None]  # one for each leaf of what it returned
+    is_reached: bool = False  # a backward pass came through
     is_differentiated: bool = False  # its backward pass was, as a gradient penalty does
 
     @property
@@ -53,10 +54,6 @@ class Call:
     def name(self) -> str:
         """How to speak of the module."""
         return f"module '{self.key[0]}'" if self.key[0] else "the model"
-
-    def reached(self) -> bool:
-        """Say whether a backward pass came through this call."""
-        return any(grad is not None for grad in self.grads)
 
     def release(self) -> None:
         """Let go of all tensors: the graph that refers to this call may live longer."""
@@ -255,6 +252,7 @@ def _keep_grad(
     if not any(map(_runs, writers)):
         call.is_differentiated |= torch.is_grad_enabled()  # create_graph
         return
+    call.is_reached = True
     held = call.grads[position]
     # Two backward passes over one graph add up, as they do in `.grad`.
     call.grads[position] = grad if held is None else held + grad

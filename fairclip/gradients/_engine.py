@@ -221,7 +221,7 @@ class GradientEngine:
 
     def _close(self, calls: list[Call], rows: BatchRows) -> None:
         names = [name for name, p in self._parameters.items() if p.grad is not None]
-        reached = [call for call in calls if call.reached()]
+        reached = [call for call in calls if call.is_reached]
         if not reached:
             raise RuntimeError(
                 "The forward pass was outside of `watch`: put it inside, with the backward pass."

@@ -143,7 +143,7 @@ class Plan:
 def _by_module(calls: Iterable[Call]) -> dict[str, list[Call]]:
     modules: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
-        if call.reached():
+        if call.is_reached:
             modules[call.key[0]].append(call)
     return modules
 

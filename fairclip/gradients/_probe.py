@@ -51,7 +51,7 @@ def find_layouts(
         inside[call.key[0]] += 1
         if not call.is_entry:
             continue
-        if call.reached():
+        if call.is_reached:
             for (name, ordinal), layouts in _of_entry(call, n_rows, recorder, batch_dim).items():
                 found[name, ended[name] + ordinal] = layouts
         ended.update(inside)

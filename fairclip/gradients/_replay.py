@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 _OF_TORCH = vars(nn.Module()).keys()
+_NOTHING = nullcontext()
 
 
 def _copied(attribute: Any) -> Any:
@@ -96,4 +97,4 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which arithmetic has the dtype of its tensors."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    return _NOTHING

@@ -43,7 +43,7 @@ class BatchRows:
     """The rows of one batch, sorted by group on the host."""
 
     counts: tuple[int, ...]  # (K + 1,) rows of each group, and last those of no known group
-    order: Tensor  # (B,) row numbers sorted by group, the unknown ones first
+    order: np.ndarray  # (B,) row numbers sorted by group, the unknown ones first
 
     @classmethod
     def from_codes(cls, codes: Tensor, n_groups: int) -> "BatchRows":
@@ -61,7 +61,7 @@ class BatchRows:
             raise ValueError(
                 f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
             )
-        return cls((*counts, unknown), torch.from_numpy(shifted.argsort(kind="stable")))
+        return cls((*counts, unknown), shifted.argsort(kind="stable"))
 
     @property
     def n_rows(self) -> int:
@@ -82,9 +82,9 @@ class BatchRows:
             else self.order[:unknown]
             for part in parts
         ]
-        index = pieces[0] if len(pieces) == 1 else torch.cat([self.order[:0], *pieces])
+        index = pieces[0] if len(pieces) == 1 else np.concatenate([self.order[:0], *pieces])
         sizes = tuple([self.counts[part] for part in parts])
-        return Slots(tuple(parts), sizes, to_device(index, device), self.n_rows)
+        return Slots(tuple(parts), sizes, to_device(torch.from_numpy(index), device), self.n_rows)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
