@@ -37,8 +37,9 @@ Example:
 """
 
 from fairclip.clipping._chain import Chain
-from fairclip.clipping._mode import ClipRecord, Mode, ModeState
+from fairclip.clipping._mode import Mode, ModeState
 from fairclip.clipping._norm import Norm
+from fairclip.clipping._record import ByScope, ClipRecord
 from fairclip.clipping._value import Value
 
-__all__ = ["Value", "Norm", "Chain", "ClipRecord", "Mode", "ModeState"]  # noqa: RUF022  data-flow order
+__all__ = ["Value", "Norm", "Chain", "ClipRecord", "ByScope", "Mode", "ModeState"]  # noqa: RUF022  data-flow order

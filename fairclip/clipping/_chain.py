@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from fairclip.clipping._mode import ClipRecord, Mode, ModeState, Parameters
+from fairclip.clipping._mode import Mode, ModeState, Parameters
+from fairclip.clipping._record import ClipRecord
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -48,6 +49,10 @@ class Chain(Mode):
                 raise TypeError(f"`Chain` takes clipping modes such as Norm(1.0), got {mode!r}.")
         object.__setattr__(self, "modes", modes)
 
+    def scaled(self, factor: float) -> "Chain":
+        """Return the chain with the thresholds of all modes times ``factor``."""
+        return Chain(*(mode.scaled(factor) for mode in self.modes))
+
     def init(self, parameters: Parameters) -> ModeState | None:
         """Return the modes' states as one; None if none of them remembers anything."""
         parameters = _several_times(parameters)
@@ -67,6 +72,8 @@ class Chain(Mode):
             norm_after=last.norm_after,
             threshold=first.norm_before.new_full((), math.nan),
             share_clipped=torch.stack(shares).max(),
+            first_nonfinite=first.first_nonfinite,
+            parameters=first.parameters,
             stages=stages,
         )
 

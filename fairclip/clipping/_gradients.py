@@ -1,105 +1,131 @@
-"""What the modes share: parameters in any form, their gradients by scope, and total norms."""
+"""The gradients that a mode acts on, and their norms. Shapes: n gradients."""
 
 import math
-from collections.abc import Hashable, Mapping
-from fnmatch import fnmatchcase
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
-from fairclip.clipping._mode import ClipRecord, Parameters
-
-Scope = Literal["global", "layer", "tensor"]
+from fairclip.clipping._mode import Parameters
 
 _HALF = (torch.float16, torch.bfloat16)
+_ALL_FINITE = torch.tensor(-1)
 
 
-def named(parameters: Parameters) -> list[tuple[str | None, Tensor]]:
-    """Return (name or None, tensor) pairs, each tensor once: a tied weight is clipped once."""
-    pairs: dict[int, tuple[str | None, Tensor]] = {}
-    for item in [parameters] if isinstance(parameters, Tensor) else parameters:
-        name, tensor = item if isinstance(item, tuple) else (None, item)
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                "`parameters` must hold tensors or (name, tensor) pairs, "
-                f"got {type(tensor).__name__}."
-            )
-        pairs.setdefault(id(tensor), (name, tensor))
-    return list(pairs.values())
+@dataclass(slots=True)
+class Gradients:
+    """The parameters that have a gradient, each once: a tied weight is clipped once.
 
-
-def with_gradients(pairs: list[tuple[str | None, Tensor]]) -> list[Tensor]:
-    """Return the tensors that have a gradient, ready for ``torch.nn.utils``."""
-    return [_dense(tensor, tensor.grad) for _, tensor in pairs if tensor.grad is not None]
-
-
-def split(
-    pairs: list[tuple[str | None, Tensor]], scope: Scope, overrides: Mapping[str, float]
-) -> dict[tuple[str | None, Hashable], list[Tensor]]:
-    """Return what is clipped together, by (pattern in ``overrides`` or None, place).
-
-    The first pattern that matches a name counts. A scope without any gradient is left out.
+    Attributes:
+        names: One a parameter, None without a name.
+        tensors: The parameters.
+        values: Their gradients, dense: for a sparse one, after coalescing, its values. What is
+            written into them is written into ``.grad``.
+        without: The names of the parameters that have no gradient.
     """
-    if not overrides and scope == "global":
-        tensors = with_gradients(pairs)
-        return {(None, ""): tensors} if tensors else {}
-    scopes: dict[tuple[str | None, Hashable], list[Tensor]] = {}
-    for index, (name, tensor) in enumerate(pairs):
-        if name is None and (overrides or scope == "layer"):
-            raise ValueError(
-                '`scope="layer"` and `overrides` need names: pass `model.named_parameters()`.'
-            )
-        pattern = next((p for p in overrides if fnmatchcase(name or "", p)), None)
-        place = {"global": "", "layer": (name or "").rpartition(".")[0], "tensor": index}[scope]
-        members = scopes.setdefault((pattern, place), [])
-        if tensor.grad is not None:
-            members.append(_dense(tensor, tensor.grad))
-    unused = overrides.keys() - {pattern for pattern, _ in scopes}
-    if unused:
-        raise ValueError(f"The pattern {min(unused)!r} in `overrides` applies to no parameter.")
-    return {key: members for key, members in scopes.items() if members}
+
+    names: list[str | None] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    without: list[str | None] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parameters: Parameters, *, dense_only: str = "") -> "Gradients":
+        """Return the gradients of parameters in any form.
+
+        Args:
+            parameters: Tensors, or (name, tensor) pairs.
+            dense_only: The name of a mode that needs whole tensors: a sparse gradient then raises.
+        """
+        found = cls()
+        seen = set()
+        for item in [parameters] if isinstance(parameters, Tensor) else parameters:
+            name, tensor = item if isinstance(item, tuple) else (None, item)
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    "`parameters` must hold tensors or (name, tensor) pairs, "
+                    f"got {type(tensor).__name__}."
+                )
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            gradient = tensor.grad
+            if gradient is None:
+                found.without.append(name)
+                continue
+            if gradient.is_sparse:
+                if dense_only:
+                    raise TypeError(
+                        f"{dense_only} needs dense gradients, and that of parameter "
+                        f"{len(seen) - 1 if name is None else repr(name)} is sparse: make its "
+                        "embedding with `sparse=False`, or leave it out."
+                    )
+                tensor.grad = (
+                    gradient.coalesce()
+                )  # rows that occur twice have the norm of their sum
+                gradient = tensor.grad.values()  # a view: what scales it scales `.grad`
+            found.names.append(name)
+            found.tensors.append(tensor)
+            found.values.append(gradient)
+        return found
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the names, numbers where there are none."""
+        return tuple(str(i) if name is None else name for i, name in enumerate(self.names))
 
 
-def total_norm(tensors: list[Tensor], norm_type: float, error_if_nonfinite: bool = False) -> Tensor:
-    """Return the norm of all gradients as one vector, accumulated in float32 at least."""
-    # torch's own norm of a half-precision gradient is half-precision too, and overflows.
-    gradients = [
-        torch.linalg.vector_norm(gradient, norm_type, dtype=torch.float32)
-        if gradient.dtype in _HALF
-        else gradient
-        for gradient in (tensor.grad for tensor in tensors)
-        if gradient is not None and gradient.numel()  # nothing has no largest component
-    ]
-    return get_total_norm(gradients, norm_type, error_if_nonfinite)
-
-
-def summarise(
-    name: str, before: list[Tensor], after: list[Tensor], limits: list[float], norm_type: float
-) -> ClipRecord:
-    """Return the record of scopes whose norms went from ``before`` to ``after``."""
-    if not before:
-        before, after, limits = [torch.zeros(())], [torch.zeros(())], [math.nan]
-    first = before[0]
-    threshold = limits[0] if len(set(limits)) == 1 else math.nan
-    if len(before) == 1:
-        norm_before, norm_after = first, after[0]
-        share = (norm_after < norm_before).to(first.dtype)
+def norms(values: Sequence[Tensor], norm_type: float) -> Tensor:
+    """Return the norm of each, (n,) on the first one's device, float32 at least."""
+    if not values:
+        return torch.zeros(0)
+    first = values[0]
+    if math.isinf(norm_type):  # nothing has no largest component
+        values = [v if v.numel() else v.new_zeros(1) for v in values]
+    kinds = {(v.dtype, v.device) for v in values}
+    if len(kinds) == 1:
+        each = _norms_of_alike(values, norm_type)
     else:
-        norm_before = get_total_norm(before, norm_type)
-        norm_after = get_total_norm(after, norm_type)
-        lower = [(a < b).to(first.device) for a, b in zip(after, before, strict=True)]
-        share = torch.stack(lower).to(first.dtype).mean()
-    return ClipRecord(name, norm_before, norm_after, first.new_full((), threshold), share)
+        each = [*values]
+        for kind in kinds:
+            places = [i for i, v in enumerate(values) if (v.dtype, v.device) == kind]
+            alike = _norms_of_alike([values[i] for i in places], norm_type)
+            for i, norm in zip(places, alike, strict=True):
+                each[i] = norm.to(first.device)
+    return plain(torch.stack(each))
 
 
-def _dense(tensor: Tensor, gradient: Tensor) -> Tensor:
-    """Return the tensor, or for a sparse gradient its values with themselves as ``.grad``."""
-    if not gradient.is_sparse:
-        return tensor
-    tensor.grad = gradient.coalesce()  # rows that occur twice have the norm of their sum
-    values = tensor.grad.values()  # a view: what scales it scales `tensor.grad`
-    stand_in = values.detach()
-    stand_in.grad = values
-    return stand_in
+def _norms_of_alike(values: Sequence[Tensor], norm_type: float) -> list[Tensor]:
+    # torch's own norm of a half-precision gradient is half-precision too, and overflows.
+    dtype = torch.float32 if values[0].dtype in _HALF else None
+    return list(torch._foreach_norm(list(values), norm_type, dtype))
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a DTensor as a tensor that is the same on all ranks; another as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def first_nonfinite(measured: Tensor) -> Tensor:
+    """Return the position of the first norm (n,) that is not finite, () int64, -1 without one."""
+    if measured.device.type == "cpu":
+        finite = np.isfinite(measured.numpy())
+        return _ALL_FINITE if finite.all() else torch.tensor(int(finite.argmin()))
+    finite = measured.isfinite()
+    return torch.where(finite.all(), -1, finite.to(torch.uint8).argmin())
+
+
+def locate_nonfinite(measured: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """Return `first_nonfinite` of gradients that were measured together, ()."""
+    if measured.device.type == "cpu" and np.isfinite(measured.numpy()):
+        return _ALL_FINITE
+    return first_nonfinite(norms(values, math.inf))
+
+
+def total(measured: Tensor, norm_type: float) -> Tensor:
+    """Return the norm of everything as one vector, ()."""
+    if not len(measured):
+        return measured.new_zeros(())
+    norm: Tensor = torch.linalg.vector_norm(measured, norm_type)
+    return norm

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
-from fairclip.clipping._gradients import Scope, named, split, summarise, total_norm
-from fairclip.clipping._mode import ClipRecord, Mode, Parameters
+from fairclip.clipping._mode import Mode, Parameters
+from fairclip.clipping._record import ClipRecord
+from fairclip.clipping._scopes import Scope, as_tensor, by_scope, check_scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +75,12 @@ class Norm(Mode):
         for name, value in settings.items():
             if not value > 0:
                 raise ValueError(f"`{name}` must be positive, got {value}.")
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"`scope` must be 'global', 'layer' or 'tensor', got {self.scope!r}.")
+        check_scope(self.scope)
+
+    def scaled(self, factor: float) -> "Norm":
+        """Return this mode with its thresholds times ``factor``."""
+        overrides = {pattern: factor * limit for pattern, limit in self.overrides.items()}
+        return replace(self, max_norm=factor * self.max_norm, overrides=overrides)
 
     @torch.no_grad()
     def __call__(
@@ -86,25 +89,17 @@ class Norm(Mode):
         state: Any = None,  # noqa: ARG002  nothing to remember
     ) -> ClipRecord:
         """Scale every ``.grad`` in place."""
-        scopes = split(named(parameters), self.scope, self.overrides)
-        limits = [self.overrides.get(p, self.max_norm) if p else self.max_norm for p, _ in scopes]
-        # Measure all before scaling any, so that an error leaves nothing half done.
-        norms = [
-            total_norm(members, self.norm_type, self.error_if_nonfinite)
-            for members in scopes.values()
+        scopes = by_scope(parameters, self.scope, self.norm_type, self.overrides)
+        if self.error_if_nonfinite:
+            scopes.raise_if_nonfinite()
+        limits = [
+            self.overrides.get(p, self.max_norm) if p else self.max_norm for p in scopes.patterns
         ]
-        scaled = [
-            _scale(members, limit, norm)
-            for members, limit, norm in zip(scopes.values(), limits, norms, strict=True)
-        ]
-        return summarise("Norm", norms, scaled, limits, self.norm_type)
-
-
-def _scale(tensors: list[Tensor], limit: float, norm: Tensor) -> Tensor:
-    """Scale the gradients by torch's factor and return the norm times that factor."""
-    if limit == math.inf:
-        return norm
-    gauge = torch.empty_like(norm)
-    gauge.grad = norm.clone()
-    clip_grads_with_norm_([*tensors, gauge], limit, norm)
-    return gauge.grad
+        thresholds = as_tensor(limits, scopes.before)
+        # torch's own arithmetic, to the bit.
+        factors = ((scopes.before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
+        if math.inf in limits:
+            factors = torch.where(thresholds == math.inf, 1.0, factors)  # whatever the norm
+        if set(limits) != {math.inf}:
+            scopes.scale_(factors)
+        return scopes.record("Norm", factors, thresholds)
