@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.capping import NormCap
-from fairclip.clipping import Mode
+from fairclip.clipping import ClipRecord, Mode, Norm
 from fairclip.gradients import Array, GradientEngine, GroupGradients, without_autocast
 from fairclip.groups import GroupEncoder
 from fairclip.trace import RawStep, StepRecord, Trace
 
 __all__ = ["FairClipper"]
 
-_VERSION = 1
+_VERSION = 2
+_ALL_FINITE = torch.tensor(-1)
 
 Codes = Tensor | np.ndarray | Sequence[int]
 
@@ -55,6 +56,7 @@ class FairClipper:
             step, and raises where two fit.
 
     Raises:
+        TypeError: If ``clip`` is no mode of gradient clipping.
         ValueError: If the model has no trainable parameters, the groups are not given in exactly
             one way, or an option is unknown.
         NotImplementedError: If the model is compiled, sharded or wrapped for several processes.
@@ -97,6 +99,11 @@ class FairClipper:
             raise ValueError(f"`on_nonfinite` must be 'keep' or 'raise', got {on_nonfinite!r}.")
         if sum(x is not None for x in (encoder, n_groups, group_counts)) != 1:
             raise ValueError("Pass exactly one of `encoder`, `group_counts` and `n_groups`.")
+        if clip is not None and not isinstance(clip, Mode):
+            raise TypeError(
+                f"`clip` must be a clipping mode such as Norm(max_norm=1.0), got {clip!r}; what "
+                "limits the optimizer works by `attach(optimizer)`."
+            )
         cap = NormCap() if cap is None else cap
         if encoder is not None:
             if not hasattr(encoder, "names_"):
@@ -262,9 +269,22 @@ class FairClipper:
             self._cap_state.averages,
             self._cap_state.reference,
             None if clip is None else self._norm(),
+            self._first_nonfinite(gramian, clip),
         )
         layers = tuple(gradients.layers or ()) if by_layer else None
-        return StepRecord(raw, clip, layers, preserve_norm=self.cap.preserve_norm)
+        return StepRecord(raw, clip, layers, self.cap.preserve_norm, self._with_gradients())
+
+    def _first_nonfinite(self, gramian: Array, clip: ClipRecord | None) -> Tensor:
+        """Return where the gradient is not finite: a capped gradient is so where its parts are."""
+        if clip is not None and clip.first_nonfinite is not None:
+            return clip.first_nonfinite
+        if isinstance(gramian, np.ndarray) and np.isfinite(gramian).all():
+            return _ALL_FINITE
+        measured = Norm(math.inf)(self._parameters)
+        return _ALL_FINITE if measured.first_nonfinite is None else measured.first_nonfinite
+
+    def _with_gradients(self) -> tuple[str, ...]:
+        return tuple([name for name, p in self._parameters if p.grad is not None])
 
     def _check_covers(self, optimizer: torch.optim.Optimizer) -> None:
         covered = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -26,7 +26,7 @@ NAMES = ("a", "b", "c")
 LAYERS = ("body.0", "head")
 BY_GROUP = ("counts", "group_norms", "cap_norms", "factors", "share")
 SCALARS = ("ratio_after", "norm_uncapped", "norm_capped", "norm_clipped")
-ALL = (*BY_GROUP, *SCALARS, "cosine", "nonfinite")
+ALL = (*BY_GROUP, *SCALARS, "cosine", "cosine_capped", "nonfinite")
 
 Vectors = NDArray[np.float64]  # (L, K + 1, P) contributions; the last are of the unknown rows
 
@@ -142,6 +142,8 @@ def worked_out_directly(vectors: Vectors, raw: RawStep, preserve_norm: bool) -> 
         "norm_capped": np.linalg.norm(update),
         "norm_clipped": np.linalg.norm(update) if raw.norm_clipped is None else raw.norm_clipped,
         "cosine": dots / np.outer(lengths, lengths),
+        "cosine_capped": (vectors.sum(1) * update).sum()
+        / (np.linalg.norm(vectors.sum(1)) * np.linalg.norm(update)),
         "nonfinite": ~np.isfinite(lengths),
     }
 
@@ -173,9 +175,15 @@ def frame_of(records: Iterable[StepRecord]) -> pd.DataFrame:
                 for label, x in zip(labels, numbers.flatten().tolist(), strict=True)
             }
         row |= {name: getattr(one, name).item() for name in SCALARS}
+        row["cosine[cap]"] = one.cosine_capped.item()
         row["nonfinite"] = one.nonfinite.any().item()
-        row["clip_threshold"] = math.nan if one.clip is None else one.clip.threshold.item()
-        row["clip_share"] = math.nan if one.clip is None else one.clip.share_clipped.item()
+        first = int(one.raw.first_nonfinite)
+        row["first_nonfinite"] = one.parameters[first] if first >= 0 else ""
+        flags = one.nonfinite.tolist()
+        row |= {f"nonfinite[{name}]": x for name, x in zip(NAMES, flags, strict=True)}
+        if one.clip is not None:
+            for what in ("norm_before", "norm_after", "threshold", "share_clipped"):
+                row[f"{what}[norm]"] = getattr(one.clip, what).item()
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -322,7 +330,7 @@ def test_double_precision_is_kept(device: str | None) -> None:
     trace.append(record(cap_norms=cap_norms, clip=clip, norm_clipped=third, device=device))
     row = trace.to_frame().iloc[0]
     assert row[[f"cap_norm[{name}]" for name in NAMES]].tolist() == cap_norms.tolist()
-    assert row[["norm_clipped", "clip_threshold", "clip_share"]].tolist() == [1 / 3] * 3
+    assert row[["norm_clipped", "threshold[norm]", "share_clipped[norm]"]].tolist() == [1 / 3] * 3
 
 
 # --------------------------------------------------------------------------- which steps are kept

@@ -91,14 +91,14 @@ class ClipBefore(Handle):
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = args[0] if args else kwargs.get("closure")
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             self._act(optimizer)
             return None
         # The closure makes the gradients: what is there before it runs is of no use.
         wrapped = self._wrap(optimizer, closure)
-        if args:
-            return (wrapped, *args[1:]), kwargs
+        if len(args) > 1:
+            return (args[0], wrapped, *args[2:]), kwargs
         return args, kwargs | {"closure": wrapped}
 
     def _wrap(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:

@@ -39,6 +39,7 @@ class ClipRecord:
         first_nonfinite: int64, which parameter is the first whose gradient was not finite, counted
             among those with a gradient; -1 if all were; None where the mode does not measure it.
         parameters: The names of the parameters with a gradient, as far as they have names.
+        ratio: Norm of the update over that of the weights, for :class:`Update`.
         scopes: The same scope by scope, for a mode that has several.
         stages: The records of a :class:`Chain`'s modes, in order.
     """
@@ -51,5 +52,6 @@ class ClipRecord:
     cosine: Tensor | None = None
     first_nonfinite: Tensor | None = None
     parameters: tuple[str, ...] = ()
+    ratio: Tensor | None = None
     scopes: ByScope | None = None
     stages: tuple["ClipRecord", ...] = ()

@@ -25,6 +25,8 @@ class RawStep:
         cap_norms: The norms as the cap used them, like ``factors``.
         reference: The code that each group was compared with, like ``factors``.
         norm_clipped: () norm after the clip, None without one.
+        first_nonfinite: () int64, the first parameter whose gradient is not finite, counted among
+            those with a gradient; -1 if all are.
     """
 
     counts: Array
@@ -32,7 +34,8 @@ class RawStep:
     factors: Array
     cap_norms: Array
     reference: Array
-    norm_clipped: Array
+    norm_clipped: Array = None
+    first_nonfinite: Array = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -43,6 +46,7 @@ class StepRecord:
         raw: What the step left behind.
         clip: What the clipping mode did, None without one.
         layers: The L layers' names, None for one factor per group.
+        parameters: The names of the parameters with a gradient.
         preserve_norm: Whether the capped gradient was scaled to the norm of the uncapped one.
     """
 
@@ -50,6 +54,7 @@ class StepRecord:
     clip: ClipRecord | None = None
     layers: tuple[str, ...] | None = None
     preserve_norm: bool = False
+    parameters: tuple[str, ...] = ()
 
     @property
     def counts(self) -> Tensor:
@@ -98,6 +103,11 @@ class StepRecord:
         return self._worked_out("ratio_after")
 
     @property
+    def cosine_capped(self) -> Tensor:
+        """() cosine of the angle between the gradient before and after the cap; NaN if one is 0."""
+        return self._worked_out("cosine_capped")
+
+    @property
     def norm_uncapped(self) -> Tensor:
         """() norm of the gradient before the cap."""
         return self._worked_out("norm_uncapped")
@@ -126,7 +136,8 @@ class StepRecord:
 def kind(record: StepRecord) -> tuple[object, ...]:
     """Return what steps that are worked out together have in common; a user may change it."""
     raw = record.raw
-    return type(raw.counts), record.counts.device, record.preserve_norm, raw.norm_clipped is None
+    device = "host" if isinstance(raw.counts, np.ndarray) else raw.counts.device
+    return device, record.preserve_norm, raw.norm_clipped is None
 
 
 def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
@@ -146,6 +157,7 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
         norms = _lengths(whole)[:, :-1]
         aligned = _aligned(gramian, factors)  # (n, K + 1)
         uncapped, capped = _root(whole.sum((1, 2))), _root(aligned.sum(-1))
+        cosine = _dot_uncapped(gramian, factors) / (uncapped * capped)
         if records[0].preserve_norm:
             capped = uncapped
         numbers |= {
@@ -156,6 +168,7 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
             "ratio_after": _ratio(
                 factors * _lengths(gramian)[..., :-1], reference, numbers["counts"]
             ),
+            "cosine_capped": cosine,
             "norm_uncapped": uncapped,
             "norm_capped": capped,
             "norm_clipped": capped,
@@ -175,10 +188,20 @@ def _root(squares: Array) -> Array:
     return squares.clip(0) ** 0.5  # rounding makes a 0 negative
 
 
+def _weights(factors: Array) -> Array:
+    """Return the factors of all parts: unknown rows are never capped."""
+    xp = np if isinstance(factors, np.ndarray) else torch
+    return xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)
+
+
+def _dot_uncapped(gramian: Array, factors: Array) -> Array:
+    """Return the dot product of the gradient before and after the cap, (n,)."""
+    return (gramian.sum(-2) * _weights(factors)).sum((1, 2))
+
+
 def _aligned(gramian: Array, factors: Array) -> Array:
     """Return each capped part's dot product with the update, (n, K + 1)."""
-    xp = np if isinstance(gramian, np.ndarray) else torch
-    weights = xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)  # u is never capped
+    weights = _weights(factors)
     return ((gramian @ weights[..., None])[..., 0] * weights).sum(1)
 
 

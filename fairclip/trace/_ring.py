@@ -1,10 +1,7 @@
 """Rows of numbers in bounded memory: all recent ones, and ever fewer of the older ones."""
 
-import numpy as np
 import torch
 from torch import Tensor
-
-Row = Tensor | np.ndarray  # (width,) float64
 
 _CHUNK = 1024  # rows that are allocated at once
 
@@ -29,18 +26,33 @@ class Ring:
     def __len__(self) -> int:
         return len(self._older) + len(self._ring)
 
-    def append(self, row: Row) -> None:
+    def append(self, row: Tensor) -> None:
         """Copy a row; from a CUDA device without waiting."""
-        if isinstance(row, Tensor) and row.is_cuda and self._device is None:
+        if row.is_cuda and self._device is None:
             self._device = row.device
             self._chunks = [chunk.pin_memory() for chunk in self._chunks]
-        slot = self._next_slot(len(row))
-        chunk = self._chunks[slot // _CHUNK]
-        if isinstance(row, Tensor):
-            chunk[slot % _CHUNK].copy_(row, non_blocking=row.is_cuda)
-        else:
-            chunk.numpy()[slot % _CHUNK] = row
+        self._write(self._next_slot(len(row)), row)
         self.n_steps += 1
+
+    def replace_last(self, row: Tensor) -> None:
+        """Write over the row that was appended last."""
+        self._write(self._ring[(self.n_steps - 1) % self.capacity], row)
+
+    def widen(self, width: int) -> None:
+        """Make the rows longer, with NaN at the end; waits for the device."""
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+        for i, chunk in enumerate(self._chunks):
+            wider = torch.full((_CHUNK, width), torch.nan, dtype=torch.float64)
+            wider[:, : chunk.shape[1]] = chunk
+            self._chunks[i] = wider if self._device is None else wider.pin_memory()
+
+    def _write(self, slot: int, row: Tensor) -> None:
+        chunk = self._chunks[slot // _CHUNK]
+        if row.is_cuda:
+            chunk[slot % _CHUNK].copy_(row, non_blocking=True)
+        else:
+            chunk.numpy()[slot % _CHUNK] = row.numpy()
 
     def read(self) -> tuple[list[int], Tensor]:
         """Return the kept steps, oldest first, and a copy of their rows."""

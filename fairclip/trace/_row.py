@@ -1,39 +1,124 @@
-"""Steps as rows of numbers. Shapes: n steps, K groups, L layers."""
+"""Steps as rows of numbers. Shapes: n steps, K groups, L layers, S scopes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fairclip.trace._record import StepRecord, work_out
+from fairclip.clipping import ClipRecord
+from fairclip.trace._record import Array, StepRecord, kind, work_out
 
-SCALARS = (
-    "ratio_after",
-    "norm_uncapped",
-    "norm_capped",
-    "norm_clipped",
-    "nonfinite",
-    "clip_threshold",
-    "clip_share",
-)
+BY_GROUP = {"n": "counts", "norm": "group_norms", "cap_norm": "cap_norms", "factor": "factors"}
+SCALARS = ("ratio_after", "norm_uncapped", "norm_capped", "norm_clipped")
+OF_STAGE = ("norm_before", "norm_after", "threshold", "share_clipped", "cosine")
+OF_SCOPE = ("norm_before", "norm_after", "threshold")
 
 
-def flatten(records: Sequence[StepRecord]) -> Tensor | np.ndarray:
-    """Return what stands in a frame, in that order, (n, width) float64; waits for no device."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was recorded of one step.
+
+    Args:
+        record: What was done to the gradient.
+        later: What was done after it, in the optimizer.
+    """
+
+    record: StepRecord | ClipRecord
+    later: tuple[ClipRecord, ...] = ()
+
+    @property
+    def clip(self) -> ClipRecord | None:
+        """What the clip did, None without one."""
+        return self.record.clip if isinstance(self.record, StepRecord) else self.record
+
+    def stages(self) -> dict[str, ClipRecord]:
+        """Return the records of all modes by name, in their order; a second "Norm" is "Norm#2"."""
+        named: dict[str, ClipRecord] = {}
+        found = () if self.clip is None else _leaves(self.clip)
+        for record in (*found, *self.later):
+            number = sum(name.partition("#")[0] == record.name for name in named) + 1
+            named[record.name if number == 1 else f"{record.name}#{number}"] = record
+        return named
+
+    def kind(self) -> tuple[object, ...]:
+        """Return what steps that are worked out together have in common."""
+        own = kind(self.record) if isinstance(self.record, StepRecord) else ()
+        stages = [
+            (name, r.cosine is None, r.ratio is None, None if r.scopes is None else r.scopes.names)
+            for name, r in self.stages().items()
+        ]
+        return own, tuple(stages)
+
+
+def group_columns(names: Sequence[str], layers: Sequence[str] | None) -> list[str]:
+    """Return the columns that every step with groups has."""
+    groups = [f"[{name}]" for name in names]
+    scoped = groups if layers is None else [f"[{a}]{b}" for a, b in product(layers, groups)]
+    places = {"cap_norm": scoped, "factor": scoped}
+    columns = [f"{what}{place}" for what in BY_GROUP for place in places.get(what, groups)]
+    shares, nonfinite = ([f"{what}{group}" for group in groups] for what in ("share", "nonfinite"))
+    return [*columns, *shares, *SCALARS, "cosine[cap]", "nonfinite", "first_nonfinite", *nonfinite]
+
+
+def flatten(steps: Sequence[Step], names: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Return the columns of steps of one kind and their rows, (n, width); waits for nothing."""
+    records = [step.record for step in steps if isinstance(step.record, StepRecord)]
+    columns, parts = _of_groups(records, names) if records else _without_groups(steps)
+    all_stages = [step.stages() for step in steps]
+    for stage in all_stages[0]:
+        for column, part in _of_stage(stage, [stages[stage] for stages in all_stages]):
+            columns += column
+            parts.append(part)
+    return columns, torch.cat([_as_rows(part, len(steps)) for part in parts], -1)
+
+
+def _of_groups(
+    records: Sequence[StepRecord], names: Sequence[str]
+) -> tuple[list[str], list[Array]]:
     numbers = work_out(records)
-    numbers["nonfinite"] = numbers["nonfinite"].any(-1)
-    numbers["clip_threshold"] = _of_clips(records, "threshold")
-    numbers["clip_share"] = _of_clips(records, "share_clipped")
-    columns = ("counts", "group_norms", "cap_norms", "factors", "share", *SCALARS)
-    parts = [numbers[name].reshape(len(records), -1) for name in columns]
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate([part.astype(np.float64) for part in parts], -1)
-    return torch.cat([part.double() for part in parts], -1)
+    nonfinite = numbers["nonfinite"]
+    first = torch.stack([torch.as_tensor(record.raw.first_nonfinite) for record in records])
+    parts = [
+        *(numbers[name] for name in (*BY_GROUP.values(), "share", *SCALARS, "cosine_capped")),
+        nonfinite.any(-1),
+        first,
+        nonfinite,
+    ]
+    return group_columns(names, records[0].layers), parts
 
 
-def _of_clips(records: Sequence[StepRecord], name: str) -> Tensor | np.ndarray:
-    """Return a number of each step's clip, (n,), NaN without one."""
-    none = torch.full((), torch.nan, device=records[0].counts.device)
-    stacked = torch.stack([none if r.clip is None else getattr(r.clip, name) for r in records])
-    return stacked.numpy() if isinstance(records[0].raw.counts, np.ndarray) else stacked
+def _without_groups(steps: Sequence[Step]) -> tuple[list[str], list[Array]]:
+    clips = [step.clip for step in steps if step.clip is not None]
+    before = torch.stack([clip.norm_before for clip in clips])
+    unknown = torch.full((), -1, device=before.device)
+    first = [unknown if c.first_nonfinite is None else c.first_nonfinite for c in clips]
+    return ["nonfinite", "first_nonfinite"], [~before.isfinite(), torch.stack(first)]
+
+
+def _of_stage(name: str, records: Sequence[ClipRecord]) -> Iterable[tuple[list[str], Tensor]]:
+    one = records[0]
+    for what in OF_STAGE if one.cosine is not None else OF_STAGE[:-1]:
+        yield [f"{what}[{name}]"], torch.stack([getattr(record, what) for record in records])
+    if one.ratio is not None:
+        yield ["update_norm"], torch.stack([record.norm_after for record in records])
+        yield (
+            ["update_ratio"],
+            torch.stack([record.ratio for record in records if record.ratio is not None]),
+        )
+    if one.scopes is not None:
+        for what in OF_SCOPE:
+            columns = [f"{what}[{name}][{scope}]" for scope in one.scopes.names]
+            yield columns, torch.stack([getattr(record.scopes, what) for record in records])
+
+
+def _leaves(record: ClipRecord) -> Iterable[ClipRecord]:
+    if not record.stages:
+        yield record
+    for stage in record.stages:
+        yield from _leaves(stage)
+
+
+def _as_rows(part: Array, n_steps: int) -> Tensor:
+    return torch.as_tensor(part).to(torch.float64).reshape(n_steps, -1)

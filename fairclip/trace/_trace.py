@@ -8,12 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fairclip.trace._record import StepRecord, kind
+from fairclip.clipping import ClipRecord
+from fairclip.trace._record import StepRecord
 from fairclip.trace._ring import Ring
-from fairclip.trace._row import SCALARS, flatten
+from fairclip.trace._row import Step, flatten, group_columns
 
-_VERSION = 1
+_VERSION = 2
 _AT_ONCE = 256  # steps
+_MOST = 2**25  # numbers, 256 MiB: fewer steps are kept where each has many
 _TOLERANCE = 1e-6  # about what float32 resolves: a factor closer to 1 did not act
 
 
@@ -35,9 +37,12 @@ class Trace:
     ``capacity / 10`` of them are kept, every second one is dropped and n doubles. Numbers are kept
     as float64.
 
+    Without groups it keeps the records of a clipping mode that is attached to an optimizer.
+
     Args:
-        names: The K groups' names, in the order of their codes.
-        capacity: Steps that are all kept, at least 1.
+        names: The K groups' names, in the order of their codes; none without groups.
+        capacity: Steps that are all kept, at least 1. It is lowered (to no less than 1,000) where
+            they would take more than 256 MiB, as those of hundreds of layers do.
 
     Raises:
         ValueError: If a name occurs twice or ``capacity`` is not positive.
@@ -52,79 +57,143 @@ class Trace:
         >>> clipper.trace.to_frame()[["step", "n[0]", "n[1]"]]
            step  n[0]  n[1]
         0     0     3     1
+
+        Of a mode alone:
+
+        >>> trace = fairclip.Trace()
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> handle = fairclip.clipping.Norm(max_norm=1.0).attach(optimizer, trace=trace)
+        >>> optimizer.step()
+        >>> trace.to_frame()[["step", "threshold[Norm]"]]
+           step  threshold[Norm]
+        0     0              1.0
     """
 
-    def __init__(self, names: Sequence[str], capacity: int = 100_000) -> None:
+    def __init__(self, names: Sequence[str] = (), capacity: int = 100_000) -> None:
         if len(set(names)) != len(names):
             raise ValueError(f"`names` must be distinct, got {list(names)}.")
         if not capacity >= 1:
             raise ValueError(f"`capacity` must be at least 1, got {capacity}.")
         self.names = tuple(names)
+        self.capacity = capacity
         self._rows = Ring(capacity)
+        self._columns: list[str] = []
         self._layers: tuple[str, ...] | None = None
-        self._waiting: list[StepRecord] = []
+        self._parameters: tuple[str, ...] = ()
+        self._waiting: list[Step] = []
+        self._last: Step | None = None
 
     def __len__(self) -> int:
         """Return the number of kept steps."""
         self._flush()
         return len(self._rows)
 
-    def append(self, record: StepRecord) -> None:
-        """Keep a step, without waiting for the device.
+    def append(self, record: StepRecord | ClipRecord) -> None:
+        """Begin a step, without waiting for the device.
+
+        With groups, a clip's own record belongs to the step that was begun last.
 
         Raises:
             ValueError: If the record has other groups than this trace, or other layers than the
                 steps before.
         """
-        if not self._waiting and self._rows.n_steps == 0:
+        if isinstance(record, ClipRecord):
+            if self.names:
+                self.amend(record)
+                return
+            self._parameters = record.parameters or self._parameters
+        else:
+            self._check(record)
+            self._parameters = record.parameters or self._parameters
+        self._last = Step(record)
+        self._waiting.append(self._last)
+        if len(self._waiting) == _AT_ONCE:
+            self._flush(keep=1)
+
+    def amend(self, record: ClipRecord) -> None:
+        """Add what was done later to the step that was begun last; begin one if there is none."""
+        last = self._last
+        if last is None or record.name in [later.name for later in last.later]:
+            if self.names:
+                raise ValueError(f"No step was begun that the record of {record.name} belongs to.")
+            self.append(record)
+            return
+        self._last = Step(last.record, (*last.later, record))
+        if self._waiting:
+            self._waiting[-1] = self._last
+        else:
+            self._rows.replace_last(self._rows_of([self._last])[0])
+
+    def _check(self, record: StepRecord) -> None:
+        if self._last is None and self._rows.n_steps == 0:
             self._layers = record.layers
         if record.layers != self._layers or record.raw.counts.shape != (len(self.names),):
             raise ValueError(
                 f"`record` must have the groups {list(self.names)} and the layers {self._layers}, "
                 f"got {len(record.raw.counts)} groups and the layers {record.layers}."
             )
-        self._waiting.append(record)
-        if len(self._waiting) == _AT_ONCE:
-            self._flush()
 
-    def _flush(self) -> None:
-        """Move the steps that wait into the ring: many at once cost little more than one."""
-        for _, alike in groupby(self._waiting, key=kind):
-            for row in flatten(list(alike)):
+    def _flush(self, keep: int = 0) -> None:
+        """Move steps into the ring: many at once cost little more than one."""
+        split = len(self._waiting) - keep
+        moving, self._waiting = self._waiting[:split], self._waiting[split:]
+        for _, alike in groupby(moving, key=Step.kind):
+            for row in self._rows_of(list(alike)):
                 self._rows.append(row)
-        self._waiting = []
+
+    def _rows_of(self, steps: list[Step]) -> Tensor:
+        """Return rows with all columns so far, (n, width); new columns are added to these."""
+        columns, rows = flatten(steps, self.names)
+        known = {*self._columns}
+        if new := [column for column in columns if column not in known]:
+            self._columns += new
+            self._rows.widen(len(self._columns))
+            if self._rows.n_steps == 0:
+                self._rows.capacity = min(self.capacity, max(1000, _MOST // len(self._columns)))
+        if columns == self._columns:
+            return rows
+        by_column = dict(zip(columns, rows.unbind(1), strict=True))
+        none = torch.full_like(rows[:, 0], torch.nan)
+        return torch.stack([by_column.get(column, none) for column in self._columns], 1)
 
     def _read(self) -> tuple[list[int], Tensor]:
         """Return the kept steps, and their rows (n, width)."""
         self._flush()
         steps, rows = self._rows.read()
-        return steps, rows.reshape(len(steps), self._width)
+        if not self._columns and self.names:
+            self._columns = group_columns(self.names, self._layers)
+        return steps, rows.reshape(len(steps), len(self._columns))
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per kept step, oldest first; waits for the device once.
 
-        Columns: ``step`` (from 0); ``n[<name>]``, ``norm[<name>]``, ``cap_norm[<name>]``,
-        ``factor[<name>]``, ``share[<name>]`` of each group; ``ratio_after``; ``norm_uncapped``,
-        ``norm_capped``, ``norm_clipped``; ``nonfinite``; ``clip_threshold`` and ``clip_share``,
-        NaN without a clip. With layers: ``cap_norm[<layer>][<name>]`` and the factors likewise.
+        Columns: ``step`` (from 0). With groups ``n[<name>]``, ``norm[<name>]``,
+        ``cap_norm[<name>]``, ``factor[<name>]``, ``share[<name>]`` and ``nonfinite[<name>]`` of
+        each; ``ratio_after``; ``norm_uncapped``, ``norm_capped``, ``norm_clipped``; ``cosine[cap]``
+        between the gradient before and after the cap; with layers ``cap_norm[<layer>][<name>]`` and
+        the factors likewise. ``nonfinite``, whether any gradient was, and ``first_nonfinite``, in
+        which parameter first. For each mode of the clip ``norm_before[<mode>]``,
+        ``norm_after[<mode>]``, ``threshold[<mode>]``, ``share_clipped[<mode>]``, ``cosine[<mode>]``
+        and, for one with several scopes, ``norm_before[<mode>][<scope>]`` and so on; a second mode
+        of the same name is ``<mode>#2``. With :class:`fairclip.clipping.Update` attached,
+        ``update_norm`` and ``update_ratio``. NaN where a step has no such number.
         """
         steps, rows = self._read()
-        groups = [f"[{name}]" for name in self.names]
-        scoped = groups
-        if self._layers is not None:
-            scoped = [f"[{layer}]{group}" for layer in self._layers for group in groups]
-        counts = [f"n{group}" for group in groups]
-        columns = [
-            *counts,
-            *(f"norm{group}" for group in groups),
-            *(f"cap_norm{group}" for group in scoped),
-            *(f"factor{group}" for group in scoped),
-            *(f"share{group}" for group in groups),
-            *SCALARS,
-        ]
-        frame = pd.DataFrame(rows.numpy(), columns=columns)
+        frame = pd.DataFrame(rows.numpy(), columns=self._columns)
         frame.insert(0, "step", steps)
-        return frame.astype({"step": "int64", **dict.fromkeys(counts, "int64"), "nonfinite": bool})
+        counts = [f"n[{name}]" for name in self.names]
+        flags = [f"nonfinite[{name}]" for name in self.names]
+        if "first_nonfinite" in frame:
+            frame["first_nonfinite"] = [self._parameter(x) for x in frame["first_nonfinite"]]
+            flags.append("nonfinite")
+        kinds = dict.fromkeys(["step", *counts], "int64") | dict.fromkeys(flags, "bool")
+        return frame.astype(kinds)
+
+    def _parameter(self, number: float) -> str:
+        place = int(number)
+        if place < 0:
+            return ""
+        return self._parameters[place] if place < len(self._parameters) else str(place)
 
     def acted(self) -> Acted:
         """Return how often each stage acted: a factor of a present group other than 1, a clip.
@@ -134,15 +203,15 @@ class Trace:
         steps, rows = self._read()
         n_groups = len(self.names)
         present = rows[:, :n_groups] > 0
-        start = 2 * n_groups + self._n_scoped
-        factors = rows[:, start : start + self._n_scoped]
-        factors = factors.reshape(len(steps), self._n_scoped // n_groups, n_groups)
+        n_layers = 1 if self._layers is None else len(self._layers)
+        start, n_scoped = (2 + n_layers) * n_groups, n_layers * n_groups
+        factors = rows[:, start : start + n_scoped].reshape(len(steps), n_layers, n_groups)
         capped = ((factors - 1).abs() > _TOLERANCE).any(1) & present
-        clipped = rows[:, -1] > 0  # NaN without a clip
+        shares = [i for i, name in enumerate(self._columns) if name.startswith("share_clipped[")]
         return Acted(
             n_steps=len(steps),
             cap=_share(capped.any(1)),
-            clip=_share(clipped),
+            clip=_share((rows[:, shares] > 0).any(1)),
             cap_by_group=dict(zip(self.names, map(_share, capped.T), strict=True)),
             absent_by_group=dict(zip(self.names, map(_share, ~present.T), strict=True)),
         )
@@ -154,7 +223,9 @@ class Trace:
             "version": _VERSION,
             "names": self.names,
             "layers": self._layers,
-            "capacity": self._rows.capacity,
+            "parameters": self._parameters,
+            "columns": tuple(self._columns),
+            "capacity": self.capacity,
             "n_steps": self._rows.n_steps,
             "every": self._rows.every,
             "steps": torch.tensor(steps, dtype=torch.int64),
@@ -167,11 +238,13 @@ class Trace:
         Raises:
             ValueError: If it is of another version, of other groups or of another capacity.
         """
-        expected = {"version": _VERSION, "names": self.names, "capacity": self._rows.capacity}
+        expected = {"version": _VERSION, "names": self.names, "capacity": self.capacity}
         for name, value in expected.items():
             if state[name] != value:
                 raise ValueError(f"`{name}` must be {value} as in this trace, got {state[name]}.")
-        self._layers, self._waiting = state["layers"], []
+        self._layers, self._parameters = state["layers"], state["parameters"]
+        self._columns, self._waiting, self._last = [*state["columns"]], [], None
+        self._rows.capacity = min(self.capacity, max(1000, _MOST // max(len(self._columns), 1)))
         self._rows.restore(state["n_steps"], state["every"], state["steps"].tolist(), state["rows"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,14 +253,6 @@ class Trace:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["names"], state["capacity"])  # type: ignore[misc]
         self.load_state_dict(state)
-
-    @property
-    def _n_scoped(self) -> int:
-        return len(self.names) * (1 if self._layers is None else len(self._layers))
-
-    @property
-    def _width(self) -> int:
-        return 3 * len(self.names) + 2 * self._n_scoped + len(SCALARS)
 
 
 def _share(acted: Tensor) -> float:

@@ -120,7 +120,7 @@ def test_group_blind_training_starts_as_the_baseline_does(run: Comparison) -> No
 def test_the_clip_sits_at_the_median_norm_of_the_baseline(run: Comparison) -> None:
     unclipped, clipped = (run.trace[run.trace["arm"] == arm] for arm in ("unclipped", "clip_norm"))
     median = unclipped["norm_uncapped"].median()
-    assert clipped["clip_threshold"].unique() == pytest.approx([median])
+    assert clipped["threshold[Norm]"].unique() == pytest.approx([median])
 
 
 def test_validation_figures_are_of_other_rows_and_in_the_json_alone(run: Comparison) -> None:
