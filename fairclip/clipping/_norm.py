@@ -23,6 +23,12 @@ class Norm(Mode):
     measured in float32. A norm of inf turns finite components into 0 and others into NaN, one of
     NaN makes all NaN, as in torch. Nothing waits for the device.
 
+    Clipping single gradients keeps the direction of each, not that of their mean. Where the noise
+    is isotropic around the mean, the mean of the clipped gradients still points along the true one,
+    only shorter; otherwise it may turn: noise of ±(2, 2) around (1, 0), clipped at 1, turns it by
+    41 degrees, although that noise is symmetric. Under any noise the variance falls, because
+    scaling into a ball brings no two gradients further apart.
+
     Args:
         max_norm: The threshold :math:`c`, positive; inf measures and changes nothing.
         norm_type: The order :math:`p`, positive; inf is the largest absolute component.

@@ -39,6 +39,7 @@ class Call:
     n_dims: tuple[int, ...]  # of every leaf of the inputs and outputs, -1 for what is no tensor
     versions: tuple[int, ...]  # of the kept tensors, to notice changes in place
     is_entry: bool  # no recorded call around it
+    is_transformed: bool  # inside of torch.func.grad or another transformation
     snapshot: Snapshot | None  # of before the call
     outputs: list[Any]  # the leaves of what it returned, where they are kept
     grads: list[Tensor | None]  # one for each leaf of what it returned
@@ -219,6 +220,7 @@ class CallRecorder:
             tuple([x.ndim if isinstance(x, Tensor) else -1 for x in (*inputs, *outputs)]),
             _versions([*inputs, *keep]),
             not self._open if self._entries is None else name in self._entries,
+            torch._C._functorch.peek_interpreter_stack() is not None,
             snapshot,
             keep,
             [None] * len(outputs),

@@ -231,11 +231,11 @@ class GradientEngine:
         check_first_order(reached)
         device = self._grad(names[0]).device
         always = self._check is True
-        if always or not (all(map(self._plan.knows, reached)) and self._served.issuperset(names)):
+        # No hook sees a backward pass inside of torch.func: a penalty that comes later hides there.
+        seen = [call for call in calls if call.is_reached or call.is_transformed]
+        if always or not (all(map(self._plan.knows, seen)) and self._served.issuperset(names)):
             if not self._learning:
-                warn_of_new_calls(
-                    [call for call in reached if not self._plan.knows(call)] or reached
-                )
+                warn_of_new_calls([call for call in seen if not self._plan.knows(call)] or reached)
                 self._hook_all()
                 self._forget(rows)
                 return
@@ -275,6 +275,7 @@ class GradientEngine:
         plan = self._plan
         if not plan.layouts:
             warn_of_batch_norm(self._model)
+        plan.transformed.update(call.key[0] for call in calls if call.is_transformed)
         plan.learn(reached, find_layouts(calls, slots.n_rows, self._recorder, self._batch_dim))
         check_entries(reached, plan.layouts, slots.n_rows)
         plan.entries.update(call.key[0] for call in reached if call.is_entry)

@@ -91,7 +91,7 @@ class GradLedger:
 
     def _sum(self) -> float:
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]
-        return float(torch.stack([g.abs().sum().double().cpu() for g in grads]).nansum())
+        return float(torch.stack([g.detach().abs().sum().double().cpu() for g in grads]).nansum())
 
     def settle(self) -> None:
         """Add what earlier micro-batches left, and remember the sum: the gradient is final."""

@@ -24,6 +24,7 @@ class Plan:
         by_rerun: Modules that are run again, and the full names of the parameters that this serves.
         alone: The run-again modules whose rows can run without the rest of the batch.
         entries: The outermost modules.
+        transformed: Modules that are called inside of torch.func.
     """
 
     layouts: dict[Pattern, Layouts] = field(default_factory=dict)
@@ -32,9 +33,12 @@ class Plan:
     by_rerun: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     alone: dict[str, bool] = field(default_factory=dict)
     entries: set[str] = field(default_factory=set)
+    transformed: set[str] = field(default_factory=set)
 
     def knows(self, call: Call) -> bool:
         """Say whether a call is as it was learnt."""
+        if call.is_transformed:
+            return call.key[0] in self.transformed
         return call.pattern in self.layouts
 
     def learn(self, calls: Iterable[Call], found: Mapping[Key, Layouts]) -> None:

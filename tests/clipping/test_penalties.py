@@ -266,3 +266,32 @@ def test_a_penalty_that_watch_cannot_see_is_named_and_never_capped(where: str) -
         assert record.group_norms.tolist() == pytest.approx(norms, rel=1e-9)
         assert_close(gradients(list(model.parameters())), expected)
         model.zero_grad()
+
+
+def test_a_penalty_that_comes_later_and_that_watch_cannot_see_leaves_its_step_uncapped() -> None:
+    model = critic()
+    clipper = FairClipper(model, CAP, group_counts=COUNTS)
+    with clipper.watch(CODES):
+        model(REAL).square().mean().backward()
+    clipper.clip_grad_()
+    for warning in ("called in a way that no step before had", "comes from no row"):
+        model.zero_grad()
+        with pytest.warns(FairclipWarning, match=warning), clipper.watch(CODES):
+            (model(REAL).square().mean() + penalties(slopes_by_func(model)).mean()).backward()
+        with contextlib.suppress(FairclipWarning):
+            record = clipper.clip_grad_()
+        if "no step before" in warning:
+            assert record.factors.tolist() == [1, 1, 1]
+
+
+def test_a_backward_pass_with_a_graph_of_its_own_warns_of_nothing() -> None:
+    model = critic()
+    clipper = FairClipper(model, CAP, group_counts=COUNTS)
+    with clipper.watch(CODES):
+        model(REAL).square().mean().backward()
+    expected = clipper.clip_grad_().group_norms
+    model.zero_grad(), clipper.remove()
+    clipper = FairClipper(model, CAP, group_counts=COUNTS)
+    with clipper.watch(CODES), pytest.warns(UserWarning, match="create_graph=True"):
+        model(REAL).square().mean().backward(create_graph=True)
+    torch.testing.assert_close(clipper.clip_grad_().group_norms, expected)
