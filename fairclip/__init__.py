@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairclip import clipping, datasets, metrics
+    from fairclip.advice import Advice, advise
     from fairclip.capping import NormCap
     from fairclip.clipper import FairClipper
     from fairclip.comparison import compare
+    from fairclip.diagnosis import Diagnosis, diagnose
     from fairclip.exceptions import FairclipWarning
     from fairclip.groups import GroupBatchSampler, GroupEncoder, with_groups
     from fairclip.trace import StepRecord, Trace
     from fairclip.training import FairClipClassifier
 
 __all__ = [
+    "Advice",
+    "Diagnosis",
     "FairClipClassifier",
     "FairClipper",
     "FairclipWarning",
@@ -31,9 +35,11 @@ __all__ = [
     "NormCap",
     "StepRecord",
     "Trace",
+    "advise",
     "clipping",
     "compare",
     "datasets",
+    "diagnose",
     "metrics",
     "with_groups",
 ]
@@ -41,6 +47,8 @@ __all__ = [
 __version__ = version("fairclip")
 
 _HOME = {
+    "Advice": "advice",
+    "Diagnosis": "diagnosis",
     "FairClipClassifier": "training",
     "FairClipper": "clipper",
     "FairclipWarning": "exceptions",
@@ -49,7 +57,9 @@ _HOME = {
     "NormCap": "capping",
     "StepRecord": "trace",
     "Trace": "trace",
+    "advise": "advice",
     "compare": "comparison",
+    "diagnose": "diagnosis",
     "with_groups": "groups",
 }
 

@@ -11,7 +11,7 @@ import torch
 
 from fairclip.trace import Trace
 
-__all__ = ["Advice", "advise"]
+__all__ = ["RULE", "Advice", "advise"]
 
 _RARELY = 0.01  # of the steps: what acts in fewer changes the training by chance only
 _NEARLY_ALWAYS = 0.9  # of the steps: there the threshold sets the length of the step
@@ -20,7 +20,7 @@ _QUANTILE = 0.9  # a threshold that one gradient in ten would exceed
 _TOLERANCE = 1e-6  # about what float32 resolves
 _SHOWN = 10  # steps
 
-_RULE = (
+RULE = (
     f"placebo: it acted in less than {_RARELY:.0%} of the steps. stalling: in {_NEARLY_ALWAYS:.0%} "
     f"or more of them, and it left {_LITTLE:.0%} or less of the norm in the median. active: "
     f"anything else. A proposed threshold is the {_QUANTILE:.0%} quantile of the norms before."
@@ -44,7 +44,7 @@ class Advice:
 
     stages: pd.DataFrame
     nonfinite: pd.DataFrame
-    rule: str = _RULE
+    rule: str = RULE
 
     def sentences(self) -> list[str]:
         """Return one sentence for each stage and scope with a verdict, then one on non-finite."""

@@ -16,6 +16,8 @@ LAYERS = (
     "capping",
     "clipping",
     "trace",
+    "advice",
+    "diagnosis",
     "clipper",
     "training",
     "comparison",

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fairclip.clipping import ClipRecord
+from fairclip.clipping import ByScope, ClipRecord
 from fairclip.trace import RawStep, StepRecord, Trace
 from tests._no_waiting import NoWaiting
 
@@ -160,7 +160,7 @@ def frame_of(records: Iterable[StepRecord]) -> pd.DataFrame:
     """The frame of all steps, by reading one record after the other."""
     rows = []
     for step, one in enumerate(records):
-        row: dict[str, float] = {"step": step}
+        row: dict[str, float | str] = {"step": step}
         for name, column in zip(
             BY_GROUP, ("n", "norm", "cap_norm", "factor", "share"), strict=True
         ):
@@ -331,6 +331,106 @@ def test_double_precision_is_kept(device: str | None) -> None:
     row = trace.to_frame().iloc[0]
     assert row[[f"cap_norm[{name}]" for name in NAMES]].tolist() == cap_norms.tolist()
     assert row[["norm_clipped", "threshold[norm]", "share_clipped[norm]"]].tolist() == [1 / 3] * 3
+
+
+# ------------------------------------------------------------------------- the stages of the clip
+
+
+def stage(name: str, value: float, *, scopes: tuple[str, ...] = ()) -> ClipRecord:
+    """A record whose numbers can be told apart."""
+    one = torch.tensor(value)
+    by_scope = ByScope(scopes, *(one * torch.arange(1.0, len(scopes) + 1) * x for x in (1, 2, 3)))
+    return ClipRecord(
+        name,
+        norm_before=one,
+        norm_after=one / 2,
+        threshold=one / 4,
+        share_clipped=one / 8,
+        cosine=one / 16,
+        scopes=by_scope if scopes else None,
+    )
+
+
+def chain(*stages: ClipRecord) -> ClipRecord:
+    return replace(clip_record(), name="Chain", stages=stages)
+
+
+OF_STAGE = {"norm_before": 1.0, "norm_after": 2.0, "threshold": 4.0, "share_clipped": 8.0}
+
+
+def test_each_stage_of_a_chain_has_its_columns_also_nested_and_twice() -> None:
+    clip = chain(stage("Value", 1.0), chain(stage("Norm", 2.0), stage("Value", 3.0)))
+    for trace in (Trace(NAMES), Trace()):
+        trace.append(record(clip=clip) if trace.names else clip)
+        row = trace.to_frame().iloc[0]
+        for name, value in (("Value", 1.0), ("Norm", 2.0), ("Value#2", 3.0)):
+            for what, divisor in (OF_STAGE | {"cosine": 16.0}).items():
+                assert row[f"{what}[{name}]"] == value / divisor
+
+
+def test_scopes_that_come_and_go_have_columns_with_nan_elsewhere() -> None:
+    trace = Trace()
+    for step in range(300):
+        trace.append(stage("Norm", 1.0, scopes=("a", "b") if step % 2 else ("b",)))
+    frame = trace.to_frame()
+    assert frame["norm_before[Norm][a]"].isna().tolist() == [step % 2 == 0 for step in range(300)]
+    assert frame["norm_after[Norm][b]"].tolist() == [
+        4.0 if step % 2 else 2.0 for step in range(300)
+    ]
+    assert frame["threshold[Norm]"].eq(0.25).all()
+
+
+@pytest.mark.parametrize("read_between", [False, True])
+@pytest.mark.parametrize("n_steps", [3, 256, 600])
+def test_what_is_done_after_the_clip_belongs_to_the_step(n_steps: int, read_between: bool) -> None:
+    trace, grouped = Trace(), Trace(NAMES)
+    for step in range(n_steps):
+        update = replace(stage("Update", float(step)), ratio=torch.tensor(step / 2))
+        trace.append(stage("Norm", 1.0))
+        grouped.append(record(step))
+        grouped.append(stage("Norm", 1.0))  # a clip that is attached: of the same step
+        if read_between and step % 100 == 99:
+            len(trace), len(grouped)
+        trace.amend(update)
+        grouped.amend(update)
+    for each in (trace, grouped):
+        frame = each.to_frame()
+        assert frame["step"].tolist() == [*range(n_steps)]
+        assert frame["update_norm"].tolist() == [step / 2 for step in range(n_steps)]
+        assert frame["update_ratio"].tolist() == [step / 2 for step in range(n_steps)]
+        assert frame["norm_before[Norm]"].eq(1).all()
+
+
+def test_without_a_gradient_s_record_each_update_is_a_step() -> None:
+    trace = Trace()
+    for _ in range(5):
+        trace.amend(stage("Update", 1.0))
+    assert len(trace) == 5
+    with pytest.raises(ValueError, match="No step was begun that the record of Update belongs to"):
+        Trace(NAMES).amend(stage("Update", 1.0))
+
+
+def test_stages_and_parameter_names_survive_resuming() -> None:
+    trace, resumed = Trace(), Trace()
+    for step in range(3):
+        first = torch.tensor(1 if step == 1 else -1)
+        clip = replace(stage("Norm", 1.0), first_nonfinite=first, parameters=("a.weight", "a.bias"))
+        trace.append(clip)
+    resumed.load_state_dict(trace.state_dict())
+    trace.append(stage("Value", 1.0))
+    resumed.append(stage("Value", 1.0))
+    pd.testing.assert_frame_equal(trace.to_frame(), resumed.to_frame(), check_exact=True)
+    assert resumed.to_frame()["first_nonfinite"].tolist() == ["", "a.bias", "", ""]
+
+
+def test_steps_with_very_many_numbers_are_fewer() -> None:
+    scopes = tuple(map(str, range(11_000)))
+    trace = Trace()
+    for _ in range(1200):
+        trace.append(stage("Norm", 1.0, scopes=scopes))
+    frame = trace.to_frame()
+    n_numbers = frame.shape[1] - 1
+    assert frame["step"].tolist() == kept_steps(1200, 2**28 // (8 * n_numbers))
 
 
 # --------------------------------------------------------------------------- which steps are kept

@@ -32,7 +32,7 @@ def blind_arms(arms: Sequence[Arm]) -> list[str]:
 
 
 def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
-    """Return what the chosen arm of each kind gains and costs, and how often cap and clip acted."""
+    """Return what the chosen arm of each kind gains and costs."""
     table = results.tradeoff.set_index("arm")
     rows = table.to_dict("index")
     capped, blind = capped_arms(arms), blind_arms(arms)
@@ -44,7 +44,6 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
         "Group-blind": blind,
     }
     chosen = {kind: _choose(results.validation, names) for kind, names in kinds.items()}
-    active, clipped = table.loc[capped, "cap_active"], table["clip_active"]["clip_norm"]
     return [
         "Of each kind the arm is named that has the highest worst-cell accuracy on the validation "
         f"parts, at most {_MAX_LOSS * 100:g} points of accuracy below {BASELINE} there; the "
@@ -53,8 +52,6 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
             f"{kind}: no arm." if arm is None else f"{kind}, {arm}: {_changes(rows[arm])}."
             for kind, arm in chosen.items()
         ),
-        f"{active.idxmin()}, the cap that acted least, changed a contribution in "
-        f"{active.min():.0%} of the steps; the clip of clip_norm acted in {clipped:.0%}.",
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from fairclip.comparison._advice import advise_arms, verdicts
 from fairclip.comparison._arms import Arm
 from fairclip.comparison._findings import headlines, no_help
 from fairclip.comparison._results import Results
@@ -65,7 +66,8 @@ def make_report(
         traces: For some arms the steps of one training run.
         warnings: What training had to say.
     """
-    found = headlines(results, arms)
+    advice = advise_arms(traces, arms)
+    found = [*headlines(results, arms), verdicts(advice)]
     favourable = data.classes.index(data.favourable)
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     return Report(
@@ -77,7 +79,7 @@ def make_report(
             Section("In short", tuple(found)),
             tradeoff_section(results.tradeoff, arms),
             by_group_section(results.by_group, arms),
-            telemetry_section(results, arms, traces),
+            telemetry_section(results, arms, traces, advice),
             no_help_section(no_help(results, arms, float(data.y.mean()))),
             Section("Limits", _LIMITS),
             data_section(data, environment),
@@ -92,5 +94,6 @@ def make_report(
             "validation": results.validation.to_dict("records"),
             "by_group": results.by_group.to_dict("records"),
             "telemetry": results.telemetry.to_dict("records"),
+            "advice": advice.to_dict("records"),
         },
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fairclip.advice import RULE
 from fairclip.comparison._arms import BASELINE, Arm
 from fairclip.comparison._findings import capped_arms
 from fairclip.comparison._results import Results, format_change
@@ -122,9 +123,12 @@ def by_group_section(by_group: pd.DataFrame, arms: Sequence[Arm]) -> Section:
 
 
 def telemetry_section(
-    results: Results, arms: Sequence[Arm], traces: Mapping[str, pd.DataFrame]
+    results: Results,
+    arms: Sequence[Arm],
+    traces: Mapping[str, pd.DataFrame],
+    advice: pd.DataFrame,
 ) -> Section:
-    """Show how often the stages acted, and on whom."""
+    """Show how often the stages acted, on whom, and whether that matters."""
     acted = results.tradeoff.set_index("arm")[["cap_active", "clip_active"]].dropna(how="all")
     groups = results.telemetry.rename(columns={"share": "share of the update"})
     pictures = (
@@ -146,6 +150,11 @@ def telemetry_section(
                 groups.set_index(["arm", "group"]),
                 "Norm, factor and share: means over the steps in which the group was present. "
                 "Capped and absent: shares of the steps. Means over the seeds.",
+            ),
+            Table(
+                advice.set_index(["arm", "stage", "scope"]),
+                f"Advice on every stage, first seed. {RULE} Kept: the norm after over the norm "
+                "before; cosine: between the gradient before and after; both medians.",
             ),
             *pictures,
         ),

@@ -101,24 +101,31 @@ class Trace:
             if self.names:
                 self.amend(record)
                 return
-            self._parameters = record.parameters or self._parameters
         else:
             self._check(record)
-            self._parameters = record.parameters or self._parameters
+        self._parameters = record.parameters or self._parameters
         self._last = Step(record)
         self._waiting.append(self._last)
         if len(self._waiting) == _AT_ONCE:
             self._flush(keep=1)
 
     def amend(self, record: ClipRecord) -> None:
-        """Add what was done later to the step that was begun last; begin one if there is none."""
+        """Add what was done later to the step that was begun last; begin one if there is none.
+
+        Where that step has such a record already, this one takes its place, or without groups
+        begins a new step.
+
+        Raises:
+            ValueError: If the trace has groups and no step was begun.
+        """
         last = self._last
-        if last is None or record.name in [later.name for later in last.later]:
-            if self.names:
-                raise ValueError(f"No step was begun that the record of {record.name} belongs to.")
+        if last is None and self.names:
+            raise ValueError(f"No step was begun that the record of {record.name} belongs to.")
+        if last is None or (not self.names and record.name in last.stages()):
             self.append(record)
             return
-        self._last = Step(last.record, (*last.later, record))
+        others = [one for one in last.later if one.name != record.name]
+        self._last = Step(last.record, (*others, record))
         if self._waiting:
             self._waiting[-1] = self._last
         else:

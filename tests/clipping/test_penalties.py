@@ -290,7 +290,8 @@ def test_a_backward_pass_with_a_graph_of_its_own_warns_of_nothing() -> None:
     with clipper.watch(CODES):
         model(REAL).square().mean().backward()
     expected = clipper.clip_grad_().group_norms
-    model.zero_grad(), clipper.remove()
+    model.zero_grad()
+    clipper.remove()
     clipper = FairClipper(model, CAP, group_counts=COUNTS)
     with clipper.watch(CODES), pytest.warns(UserWarning, match="create_graph=True"):
         model(REAL).square().mean().backward(create_graph=True)

@@ -123,6 +123,18 @@ def test_the_clip_sits_at_the_median_norm_of_the_baseline(run: Comparison) -> No
     assert clipped["threshold[Norm]"].unique() == pytest.approx([median])
 
 
+def test_each_arm_that_caps_or_clips_has_advice(run: Comparison) -> None:
+    report = json.loads((folder(run) / "report.json").read_text())
+    advice = pd.DataFrame(report["advice"])
+    whole = advice[advice["scope"] == "all"].set_index("arm")
+    assert set(whole.index) == set(run.trace["arm"]) - {"unclipped"}
+    assert whole.loc["clip_norm", "stage"] == "Norm"
+    trace = run.trace[run.trace["arm"] == "clip_norm"]
+    assert whole.loc["clip_norm", "acted"] == (trace["share_clipped[Norm]"] > 0).mean()
+    assert "active: Norm of clip_norm" in report["findings"][-1]
+    assert "Advice on every stage" in (folder(run) / "report.html").read_text()
+
+
 def test_validation_figures_are_of_other_rows_and_in_the_json_alone(run: Comparison) -> None:
     report = json.loads((folder(run) / "report.json").read_text())
     validation = pd.DataFrame(report["validation"]).set_index("arm")
