@@ -91,10 +91,13 @@ def _of_groups(
 
 def _without_groups(steps: Sequence[Step]) -> tuple[list[str], list[Array]]:
     clips = [step.clip for step in steps if step.clip is not None]
-    before = torch.stack([clip.norm_before for clip in clips])
+    before, after = (
+        torch.stack([getattr(c, n) for c in clips]) for n in ("norm_before", "norm_after")
+    )
     unknown = torch.full((), -1, device=before.device)
     first = [unknown if c.first_nonfinite is None else c.first_nonfinite for c in clips]
-    return ["nonfinite", "first_nonfinite"], [~before.isfinite(), torch.stack(first)]
+    columns = ["norm_uncapped", "norm_clipped", "nonfinite", "first_nonfinite"]
+    return columns, [before, after, ~before.isfinite(), torch.stack(first)]
 
 
 def _of_stage(name: str, records: Sequence[ClipRecord]) -> Iterable[tuple[list[str], Tensor]]:

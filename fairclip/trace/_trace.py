@@ -183,7 +183,8 @@ class Trace:
         ``norm_after[<mode>]``, ``threshold[<mode>]``, ``share_clipped[<mode>]``, ``cosine[<mode>]``
         and, for one with several scopes, ``norm_before[<mode>][<scope>]`` and so on; a second mode
         of the same name is ``<mode>#2``. With :class:`fairclip.clipping.Update` attached,
-        ``update_norm`` and ``update_ratio``. NaN where a step has no such number.
+        ``update_norm`` and ``update_ratio``. NaN where a step has no such number. Without groups,
+        ``norm_uncapped`` and ``norm_clipped`` are the norms before and after all modes.
         """
         steps, rows = self._read()
         frame = pd.DataFrame(rows.numpy(), columns=self._columns)

@@ -1,0 +1,26 @@
+"""What was measured, as rows of numbers: all that a check may look at."""
+
+import pandas as pd
+
+
+class Measurements:
+    """Numbers by quantity and place, in the order in which they were measured."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, float, str]] = []
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._rows)
+
+    def add(self, quantity: str, where: str, value: float, note: str = "") -> None:
+        """Keep a number; NaN with a note is what could not be measured, and why."""
+        self._rows.append((quantity, where, value, note))
+
+    def of(self, quantity: str) -> dict[str, float]:
+        """Return a quantity by place."""
+        return {where: value for name, where, value, _ in self._rows if name == quantity}
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the columns quantity, where, value and note."""
+        return pd.DataFrame(self._rows, columns=["quantity", "where", "value", "note"])
