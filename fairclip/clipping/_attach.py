@@ -28,8 +28,12 @@ class StepLog(Protocol):
 class Handle:
     """A mode that is attached to an optimizer; also a context manager that removes it.
 
+    It stays through ``add_param_group`` and ``load_state_dict``. A copy or a pickle of the
+    optimizer has no hooks, in torch, and so no mode: attach one anew.
+
     Attributes:
-        record: What the mode did in the last step; None before the first.
+        record: What the mode did in the last step, or in its closure's last evaluation; None before
+            the first.
     """
 
     record: ClipRecord | None
@@ -85,12 +89,14 @@ class ClipBefore(Handle):
                     "has clipped: `remove` it, or attach both as one `Chain`."
                 )
         self._clip = mode
+        self._logged = False
         self._state = mode.init(_parameters(optimizer))
         self._hooks = [optimizer.register_step_pre_hook(self._before_step)]
 
     def _before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._logged = False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             self._act(optimizer)
@@ -114,11 +120,13 @@ class ClipBefore(Handle):
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:  # set by a GradScaler for a fused step that unscales in its kernel
             parameters = (p for group in optimizer.param_groups for p in group["params"])
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
+            if found := [p.grad for p in parameters if p.grad is not None]:
+                torch._foreach_mul_(found, 1 / scale)
             optimizer.grad_scale = None  # type: ignore[attr-defined]
         self.record = self._clip(_parameters(optimizer), self._state)
-        if self._trace is not None:
+        if self._trace is not None and not self._logged:  # a step may evaluate its closure often
             self._trace.append(self.record)
+        self._logged = True
 
 
 class ClipAfter(Handle):
