@@ -145,12 +145,7 @@ class Adaptive(Mode):
             thresholds = thresholds.clamp(self.lower, self.upper)
         if places is not None:
             thresholds = thresholds.index_select(0, places)
-        thresholds = thresholds.to(before.dtype)
-        # torch's own arithmetic, to the bit.
-        factors = ((before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
-        factors = torch.where(thresholds == math.inf, 1.0, factors)  # whatever the norm
-        scopes.scale_(factors)
-        return scopes.record(name, factors, thresholds)
+        return scopes.clip_(name, thresholds.to(before.dtype))
 
     def _listed(self, parameters: Parameters) -> list[Any]:
         """Number the tensors without a name, so that each is the same scope in every step."""

@@ -3,12 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fairclip.clipping._mode import Parameters
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _HALF = (torch.float16, torch.bfloat16)
 _ALL_FINITE = torch.tensor(-1)
@@ -66,6 +70,8 @@ class Gradients:
                     gradient.coalesce()
                 )  # rows that occur twice have the norm of their sum
                 gradient = tensor.grad.values()  # a view: what scales it scales `.grad`
+            if type(gradient) is not Tensor:
+                _check_reduced(gradient, len(seen) - 1 if name is None else repr(name))
             found.names.append(name)
             found.tensors.append(tensor)
             found.values.append(gradient)
@@ -76,35 +82,76 @@ class Gradients:
         return tuple(str(i) if name is None else name for i, name in enumerate(self.names))
 
 
+def _check_reduced(gradient: Any, parameter: int | str) -> None:
+    if any(placement.is_partial() for placement in getattr(gradient, "placements", ())):
+        raise TypeError(
+            f"The gradient of parameter {parameter} is spread over ranks as parts of a sum "
+            "(placement Partial): `redistribute` it to Shard or Replicate first."
+        )
+
+
 def norms(values: Sequence[Tensor], norm_type: float) -> Tensor:
     """Return the norm of each, (n,) on the first one's device, float32 at least."""
     if not values:
         return torch.zeros(0)
-    first = values[0]
-    if math.isinf(norm_type):  # nothing has no largest component
-        values = [v if v.numel() else v.new_zeros(1) for v in values]
-    kinds = {(v.dtype, v.device) for v in values}
+    kinds = by_kind(values)
     if len(kinds) == 1:
-        each = _norms_of_alike(values, norm_type)
-    else:
-        each = [*values]
-        for kind in kinds:
-            places = [i for i, v in enumerate(values) if (v.dtype, v.device) == kind]
-            alike = _norms_of_alike([values[i] for i in places], norm_type)
-            for i, norm in zip(places, alike, strict=True):
-                each[i] = norm.to(first.device)
-    return plain(torch.stack(each))
+        return _norms_of_alike(values, norm_type)
+    each = [*values]
+    for places in kinds.values():
+        alike = _norms_of_alike([values[i] for i in places], norm_type).to(values[0].device)
+        for i, norm in zip(places, alike.unbind(), strict=True):
+            each[i] = norm
+    return torch.stack(each)
 
 
-def _norms_of_alike(values: Sequence[Tensor], norm_type: float) -> list[Tensor]:
+def by_kind(values: Sequence[Tensor]) -> dict[Any, list[int]]:
+    """Return the places of those that one call can measure."""
+    kinds: dict[Any, list[int]] = {}
+    for i, value in enumerate(values):
+        kind: Any = value.dtype, value.device
+        if type(value) is not Tensor and is_sharded(value):
+            kind += value.device_mesh, value.placements
+        kinds.setdefault(kind, []).append(i)
+    return kinds
+
+
+def _norms_of_alike(values: Sequence[Tensor], norm_type: float) -> Tensor:
+    """Return the norms of gradients of one kind, (n,)."""
+    own = local(values)
+    if math.isinf(norm_type):  # nothing has no largest component
+        own = [value if value.numel() else value.new_zeros(1) for value in own]
     # torch's own norm of a half-precision gradient is half-precision too, and overflows.
-    dtype = torch.float32 if values[0].dtype in _HALF else None
-    return list(torch._foreach_norm(list(values), norm_type, dtype))
+    dtype = torch.float32 if own[0].dtype in _HALF else None
+    each = torch.stack(torch._foreach_norm(own, norm_type, dtype))
+    if is_sharded(values[0]):
+        each = torch.linalg.vector_norm(of_shards(each, values[0]), norm_type, dim=0)
+    return each
+
+
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this is a DTensor, asked without an import of torch.distributed."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(values: Sequence[Tensor]) -> list[Tensor]:
+    """Return this rank's parts of DTensors, as views, and other tensors as they are."""
+    if all(type(value) is Tensor for value in values):
+        return list(values)
+    return [value.to_local() if is_sharded(value) else value for value in values]
+
+
+def of_shards(measured: Tensor, whole: "DTensor") -> Tensor:
+    """Return what was measured of each shard of a DTensor, (n shards, ...), on every rank."""
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    rows = [Replicate() if p.is_replicate() else Shard(0) for p in whole.placements]
+    return DTensor.from_local(measured[None], whole.device_mesh, rows).full_tensor()
 
 
 def plain(tensor: Tensor) -> Tensor:
     """Return a DTensor as a tensor that is the same on all ranks; another as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def first_nonfinite(measured: Tensor) -> Tensor:

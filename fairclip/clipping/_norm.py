@@ -1,6 +1,5 @@
 """Scale gradients whose norm is above a threshold down to it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,14 +97,5 @@ class Norm(Mode):
         scopes = by_scope(parameters, self.scope, self.norm_type, self.overrides)
         if self.error_if_nonfinite:
             scopes.raise_if_nonfinite()
-        limits = [
-            self.overrides.get(p, self.max_norm) if p else self.max_norm for p in scopes.patterns
-        ]
-        thresholds = as_tensor(limits, scopes.before)
-        # torch's own arithmetic, to the bit.
-        factors = ((scopes.before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
-        if math.inf in limits:
-            factors = torch.where(thresholds == math.inf, 1.0, factors)  # whatever the norm
-        if set(limits) != {math.inf}:
-            scopes.scale_(factors)
-        return scopes.record("Norm", factors, thresholds)
+        own = [self.max_norm if p is None else self.overrides[p] for p in scopes.patterns]
+        return scopes.clip_("Norm", as_tensor(own, scopes.before))

@@ -1,7 +1,7 @@
 """Which gradients have one norm. Shapes: n gradients, S scopes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fairclip.clipping._gradients import Gradients, first_nonfinite, norms, total
+from fairclip.clipping._gradients import Gradients, first_nonfinite, local, norms, total
 from fairclip.clipping._mode import Parameters
 from fairclip.clipping._record import ByScope, ClipRecord
 
@@ -58,14 +58,23 @@ class Scopes:
 
     def scale_(self, factors: Tensor) -> None:
         """Multiply the gradients of each scope by its factor, (S,)."""
-        devices = {value.device for value in self.values}
+        values = local(self.values)
+        devices = {value.device for value in values}
         if len(self.sizes) == 1 and len(devices) == 1:
-            torch._foreach_mul_(self.values, factors[0])
-        elif self.values:
+            torch._foreach_mul_(values, factors[0])
+        elif values:
             by_device = {device: factors.to(device).unbind() for device in devices}
             own = [scope for scope, size in enumerate(self.sizes) for _ in range(size)]
-            chosen = [by_device[v.device][scope] for v, scope in zip(self.values, own, strict=True)]
-            torch._foreach_mul_(self.values, chosen)
+            chosen = [by_device[v.device][scope] for v, scope in zip(values, own, strict=True)]
+            torch._foreach_mul_(values, chosen)
+
+    def clip_(self, mode: str, thresholds: Tensor) -> ClipRecord:
+        """Scale the scopes down to their thresholds, (S,); inf leaves one as it is."""
+        # torch's own arithmetic, to the bit.
+        factors = ((self.before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
+        factors = torch.where(thresholds == math.inf, 1.0, factors)  # whatever the norm
+        self.scale_(factors)
+        return self.record(mode, factors, thresholds)
 
     def raise_if_nonfinite(self) -> None:
         """Raise where a norm is inf or NaN; waits for the device."""
@@ -112,11 +121,13 @@ def by_scope(
     """
     gradients = Gradients.of(parameters)
     overrides = overrides or {}
-    if scope == "global" and not overrides:
-        values, labels = gradients.values, gradients.labels()
-        return Scopes(["all"], [None], [len(values)], values, labels, norm_type)
+    values, labels = gradients.values, gradients.labels()
+    if not overrides and scope != "layer":
+        apart = scope == "tensor" and bool(values)
+        each, sizes = (list(labels), [1] * len(values)) if apart else (["all"], [len(values)])
+        return Scopes(each, [None] * len(sizes), sizes, values, labels, norm_type)
     names = gradients.names
-    if (scope == "layer" or overrides) and None in [*names, *gradients.without]:
+    if None in [*names, *gradients.without]:
         raise ValueError(
             '`scope="layer"` and `overrides` need names: pass `model.named_parameters()`, or make '
             "the optimizer from it."
@@ -124,22 +135,30 @@ def by_scope(
     for pattern in overrides:
         if not any(fnmatchcase(name or "", pattern) for name in [*names, *gradients.without]):
             raise ValueError(f"The pattern {pattern!r} in `overrides` applies to no parameter.")
-    labels = gradients.labels()
     members: dict[tuple[str, str | None], list[int]] = {}
     for i, label in enumerate(labels):
-        fitting = next((p for p in overrides if fnmatchcase(label, p)), None)
-        place = {"global": "", "layer": label.rpartition(".")[0], "tensor": label}[scope]
-        members.setdefault((place, fitting), []).append(i)
+        fitting = _first_fit(label, overrides) if overrides else None
+        members.setdefault((_place(label, scope), fitting), []).append(i)
     members = members or {("all", None): []}
     order = [i for chosen in members.values() for i in chosen]
     return Scopes(
         [_name(place, pattern) for place, pattern in members],
         [pattern for _, pattern in members],
         [len(chosen) for chosen in members.values()],
-        [gradients.values[i] for i in order],
+        [values[i] for i in order],
         tuple(labels[i] for i in order),
         norm_type,
     )
+
+
+def _first_fit(label: str, patterns: Iterable[str]) -> str | None:
+    return next((pattern for pattern in patterns if fnmatchcase(label, pattern)), None)
+
+
+def _place(label: str, scope: Scope) -> str:
+    if scope == "tensor":
+        return label
+    return label.rpartition(".")[0] if scope == "layer" else ""
 
 
 def _name(place: str, pattern: str | None) -> str:

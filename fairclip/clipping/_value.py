@@ -1,5 +1,6 @@
 """Limit every component of the gradients."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,11 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairclip.clipping._gradients import Gradients, locate_nonfinite, plain
+from fairclip.clipping._gradients import (
+    Gradients,
+    by_kind,
+    is_sharded,
+    local,
+    locate_nonfinite,
+    of_shards,
+)
 from fairclip.clipping._mode import Mode, Parameters
 from fairclip.clipping._record import ClipRecord
 
-_PIECE = 2**16  # components: they stay in a core's cache from one operation to the next
+_PIECE = 2**15  # components: they stay in a core's cache from one operation to the next
+_PIECE_ON_DEVICE = 2**24  # there a call costs more, and the memory of a copy is the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +46,16 @@ class Value(Mode):
         ValueError: If ``max_value`` is not positive.
 
     Source:
-        ``torch.nn.utils.clip_grad_value_``, which does the work.
+        ``torch.nn.utils.clip_grad_value_``, whose result this is to the bit. Departure: a limit
+        that a gradient's dtype cannot hold changes nothing, where torch raises.
 
     Example:
         >>> import torch
         >>> from fairclip.clipping import Value
         >>> weight = torch.zeros(4)
         >>> weight.grad = torch.tensor([-3.0, 0.5, 1.0, 2.0])
-        >>> Value(max_value=1.0)([weight]).share_clipped
-        tensor(0.5000)
+        >>> float(Value(max_value=1.0)([weight]).share_clipped)
+        0.5
         >>> weight.grad
         tensor([-1.0000,  0.5000,  1.0000,  1.0000])
     """
@@ -69,12 +79,9 @@ class Value(Mode):
         """Clamp every ``.grad`` in place."""
         gradients = Gradients.of(parameters)
         values, limit = gradients.values, self.max_value
-        measured = [_measure(piece, limit) for piece in _pieces(values)] or [torch.zeros(4)]
-        if values:
-            torch._foreach_clamp_min_(values, -limit)
-            torch._foreach_clamp_max_(values, limit)
-        device = measured[0].device
-        sums = torch.stack([each.to(device, torch.float64) for each in measured]).sum(0)
+        sums = torch.zeros(4, dtype=torch.float64, device=values[0].device if values else None)
+        for places in by_kind(values).values():
+            sums += _clamp_([values[i] for i in places], limit).to(sums.device)
         before, after, both, n_beyond = sums.unbind()
         n_components = sum(value.numel() for value in values)
         return ClipRecord(
@@ -89,38 +96,43 @@ class Value(Mode):
         )
 
 
-def _pieces(values: list[Tensor]) -> Iterator[Tensor]:
+def _clamp_(values: list[Tensor], limit: float) -> Tensor:
+    """Clamp gradients of one kind; return what `_measure` does of all of them, (4,)."""
+    if limit > torch.finfo(values[0].dtype).max:
+        limit = math.inf  # torch raises where a dtype cannot hold a limit
+    measured = []
+    for piece in _pieces(local(values)):
+        together = piece[0] if len(piece) == 1 else torch._C._nn.flatten_dense_tensors(piece)
+        measured.append(_measure(together.flatten(), limit))
+        torch._foreach_clamp_min_(piece, -limit)
+        torch._foreach_clamp_max_(piece, limit)
+    sums = torch.stack(measured).sum(0, dtype=torch.float64)
+    return of_shards(sums, values[0]).sum(0) if is_sharded(values[0]) else sums
+
+
+def _pieces(values: list[Tensor]) -> Iterator[list[Tensor]]:
     """Yield all components, small gradients together: a copy costs less than a call for each."""
-    by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    together: list[Tensor] = []
+    n_together = 0
+    most = _PIECE if values[0].is_cpu else _PIECE_ON_DEVICE
     for value in values:
-        by_kind.setdefault((value.dtype, value.device), []).append(value)
-    for alike in by_kind.values():
-        together: list[Tensor] = []
-        n_together = 0
-        for value in alike:
-            if value.numel() >= _PIECE or hasattr(value, "full_tensor"):  # a DTensor has no copy
-                yield value
-                continue
-            together.append(value)
-            n_together += value.numel()
-            if n_together >= _PIECE:
-                yield torch._C._nn.flatten_dense_tensors(together)
-                together, n_together = [], 0
-        if together:
-            yield torch._C._nn.flatten_dense_tensors(together)
+        if value.numel() > most and value.is_contiguous():
+            yield from ([part] for part in value.view(-1).split(most))
+            continue
+        together.append(value)
+        n_together += value.numel()
+        if n_together >= most:
+            yield together
+            together, n_together = [], 0
+    if together:
+        yield together
 
 
 def _measure(piece: Tensor, limit: float) -> Tensor:
     """Return the squares before and after, their product, and the count beyond it, (4,)."""
-    beyond = torch.nn.functional.hardshrink(piece, limit).sign()  # NaN is beyond nothing
     clamped = piece.clamp(-limit, limit)
+    beyond = (piece - clamped).sign_()  # NaN is beyond nothing
     if piece.dtype.itemsize < 4:
         piece, clamped, beyond = piece.float(), clamped.float(), beyond.float()
-    dots = _dot(piece, piece), _dot(clamped, clamped), _dot(piece, clamped), _dot(beyond, beyond)
-    return torch.stack(dots)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    if hasattr(a, "full_tensor"):
-        return plain((a * b).sum())
-    return torch.dot(a.flatten(), b.flatten())
+    pairs = (piece, piece), (clamped, clamped), (piece, clamped), (beyond, beyond)
+    return torch.stack([torch.dot(*pair) for pair in pairs])
