@@ -1,25 +1,40 @@
 import pytest
 import torch
 
-from fairclip.clipping import Chain, Mode, Norm, Value
+from fairclip.clipping import Mode, Norm
+from fairclip.clipping._mode import OptimizerMode
 from tests._no_waiting import NoWaiting
 from tests.clipping._inputs import layers
-
-MODES: tuple[Mode, ...] = (
-    Value(0.5),
-    Norm(0.5),
-    Norm(0.5, norm_type=1.0),
-    Norm(0.5, norm_type=float("inf"), scope="tensor"),
-    Norm(0.5, scope="layer", overrides={"embed.*": 0.1, "*.bias": float("inf")}),
-    Chain(Value(1.0), Norm(0.5)),
+from tests.clipping._modes import (
+    every_mode,
+    every_optimizer_mode,
+    needs_cuda,
+    state_after_some_steps,
 )
 
 
-@pytest.mark.parametrize("mode", MODES, ids=repr)
+@every_mode
 def test_no_mode_waits_for_the_device(mode: Mode) -> None:
-    named = layers()
+    named = list(layers().items())
+    state = state_after_some_steps(mode, named)
     with NoWaiting():
-        mode(named.items())
+        mode(named, state)
+        mode(named, mode.init(named))  # the first step too
+
+
+def test_a_norm_that_allows_everything_in_some_scopes_does_not_wait() -> None:
+    mode = Norm(0.5, scope="layer", overrides={"embed.*": 0.1, "*.bias": float("inf")})
+    with NoWaiting():
+        mode(layers().items())
+
+
+@every_optimizer_mode
+def test_no_mode_of_an_optimizer_waits_for_the_device(mode: OptimizerMode) -> None:
+    optimizer = torch.optim.SGD(list(layers().items()), lr=0.1, momentum=0.9)
+    mode.attach(optimizer)
+    with NoWaiting():
+        optimizer.step()
+        optimizer.step()
 
 
 def test_the_guard_sees_what_it_should() -> None:
@@ -32,14 +47,36 @@ def test_the_guard_sees_what_it_should() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("mode", MODES, ids=repr)
+@needs_cuda
+@every_mode
 def test_no_mode_waits_for_a_gpu(mode: Mode) -> None:
-    named = {name: p.detach().cuda() for name, p in layers().items()}
-    for tensor in named.values():
-        tensor.grad = torch.ones_like(tensor)
+    named = list(_on_gpu().items())
+    state = state_after_some_steps(mode, named)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        mode(named.items())
+        mode(named, state)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@needs_cuda
+@every_optimizer_mode
+def test_no_mode_of_an_optimizer_waits_for_a_gpu(mode: OptimizerMode) -> None:
+    optimizer = torch.optim.SGD(list(_on_gpu().items()), lr=0.1, momentum=0.9)
+    mode.attach(optimizer)
+    optimizer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _on_gpu() -> dict[str, torch.Tensor]:
+    named: dict[str, torch.Tensor] = {
+        name: torch.nn.Parameter(p.detach().cuda()) for name, p in layers().items()
+    }
+    for parameter in named.values():
+        parameter.grad = torch.ones_like(parameter)
+    return named
