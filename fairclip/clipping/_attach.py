@@ -180,3 +180,9 @@ def _parameters(optimizer: Optimizer) -> list[Any]:
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def labels(optimizer: Optimizer, parameters: list[Tensor]) -> tuple[str, ...]:
+    """Return the names of some of an optimizer's parameters, numbers where there are none."""
+    names = {id(p[1]): p[0] for p in _parameters(optimizer) if isinstance(p, tuple)}
+    return tuple(names.get(id(p), str(place)) for place, p in enumerate(parameters))

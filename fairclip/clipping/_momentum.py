@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fairclip.clipping._limit import limit
+from fairclip.clipping._attach import labels
 from fairclip.clipping._mode import OptimizerMode
 from fairclip.clipping._record import ClipRecord
+from fairclip.clipping._scopes import Scopes
 
 _BUFFERS = ("momentum_buffer", "exp_avg")
 
@@ -82,10 +84,13 @@ class Momentum(OptimizerMode):
                 "it with momentum (`SGD(..., momentum=0.9)`), or attach `Update`, which works with "
                 "every optimizer."
             )
-        velocity, factors, record = limit("Momentum", self.max_norm, optimizer, held, buffers)
+        names = labels(optimizer, held)
+        velocity = Scopes(["all"], [None], [len(buffers)], buffers, names, 2.0)
+        factors = torch.ones_like(velocity.before)
         if self.max_norm < math.inf:
+            factors = (self.max_norm / velocity.before).clamp(max=1.0)
             velocity.scale_(factors)
-        return record
+        return velocity.record("Momentum", factors, torch.full_like(factors, self.max_norm))
 
 
 def _dense(state: dict[str, Any], key: str) -> Tensor:

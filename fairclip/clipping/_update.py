@@ -1,16 +1,26 @@
 """Limit the step that an optimizer takes."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fairclip.clipping._gradients import local, norms, total
-from fairclip.clipping._limit import limit
+from fairclip.clipping._attach import labels
+from fairclip.clipping._flat import flat_pieces, flatten, write
+from fairclip.clipping._gradients import (
+    by_kind,
+    is_sharded,
+    local,
+    locate_nonfinite,
+    of_shards,
+)
 from fairclip.clipping._mode import OptimizerMode
 from fairclip.clipping._record import ClipRecord
+
+Kept = list[tuple[list[Tensor], list[Tensor]]]
+"""Parameters of one dtype and device, and a flat copy of them in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +33,8 @@ class Update(OptimizerMode):
 
     :math:`u` is of all weights together, and includes momentum, adaptive step sizes and weight
     decay. What is short enough stays as it is, bit for bit. A norm of inf takes finite components
-    back to :math:`w_t` and makes others NaN, one of NaN makes all NaN. It costs the memory of two
-    copies of the weights during a step. Nothing waits for the device.
+    back to :math:`w_t` and makes others NaN, one of NaN makes all NaN. It costs the memory of a
+    copy of the weights during a step. Nothing waits for the device.
 
     With L-BFGS this is not what a clipped gradient does. :class:`Norm` acts on every evaluation of
     the closure, so the curvature pairs are made of clipped gradients: where both are, a pair says
@@ -69,34 +79,60 @@ class Update(OptimizerMode):
         if not self.max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {self.max_norm}.")
 
-    def before(self, parameters: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the parameters and copies of them."""
-        return parameters, [parameter.detach().clone() for parameter in parameters]
+    def before(self, parameters: list[Tensor]) -> Kept:
+        """Return the parameters of each kind and a copy of them."""
+        kinds = [[parameters[i] for i in places] for places in by_kind(parameters).values()]
+        return [(alike, [flatten(piece).clone() for piece in _pieces(alike)]) for alike in kinds]
 
-    def after(
-        self,
-        optimizer: Optimizer,
-        parameters: list[Tensor],  # noqa: ARG002  those that were copied count
-        kept: tuple[list[Tensor], list[Tensor]],
-    ) -> ClipRecord:
+    def after(self, optimizer: Optimizer, parameters: list[Tensor], kept: Kept) -> ClipRecord:
         """Move the weights back along the step."""
-        moved, old = kept
-        updates = self.before(moved)[1]
-        if moved:
-            torch._foreach_sub_(local(updates), local(old))
-        _, factors, record = limit("Update", self.max_norm, optimizer, moved, updates)
-        ratio = record.norm_after / total(norms(old, 2.0), 2.0)
-        if moved and self.max_norm < math.inf:
-            _interpolate_(local(moved), local(old), factors[0])
-            _shorten_memory(optimizer, factors[0])
-        return replace(record, ratio=ratio)
+        device = parameters[0].device if parameters else None
+        lengths = [_lengths(alike, old).to(device) for alike, old in kept]
+        lengths = torch.linalg.vector_norm(torch.stack(lengths or [torch.zeros(2)]), dim=0)
+        before, size = lengths.unbind()
+        factor = torch.ones_like(before)
+        if self.max_norm < math.inf:
+            factor = (self.max_norm / before).clamp(max=1.0)
+            for alike, old in kept:
+                _interpolate_(alike, old, factor)
+            _shorten_memory(optimizer, factor)
+        after = before * factor
+        return ClipRecord(
+            name="Update",
+            norm_before=before,
+            norm_after=after,
+            threshold=before.new_full((), self.max_norm),
+            share_clipped=(after != before).to(before.dtype),
+            cosine=after / after,  # NaN without a direction
+            first_nonfinite=locate_nonfinite(before, parameters),
+            parameters=labels(optimizer, parameters),
+            ratio=after / size,
+        )
 
 
-def _interpolate_(new: list[Tensor], old: list[Tensor], factor: Tensor) -> None:
-    """Replace the new tensors by those between: exactly themselves where the factor is 1."""
-    own = {(p.dtype, p.device): factor.to(p.device, p.dtype) for p in new}
-    torch._foreach_lerp_(old, new, [own[p.dtype, p.device] for p in new])
-    torch._foreach_copy_(new, old)
+def _pieces(alike: list[Tensor]) -> list[list[Tensor]]:
+    return list(flat_pieces(local(alike)))
+
+
+def _lengths(alike: list[Tensor], old: list[Tensor]) -> Tensor:
+    """Return the norms of the update and of the weights before it, (2,)."""
+    measured = []
+    for piece, flat in zip(_pieces(alike), old, strict=True):
+        dtype = torch.float32 if flat.dtype.itemsize < 4 else None
+        pair = flatten(piece) - flat, flat
+        measured.append(torch.stack([torch.linalg.vector_norm(x, dtype=dtype) for x in pair]))
+    lengths = torch.linalg.vector_norm(torch.stack(measured), dim=0)
+    if is_sharded(alike[0]):
+        lengths = torch.linalg.vector_norm(of_shards(lengths, alike[0]), dim=0)
+    return lengths
+
+
+def _interpolate_(alike: list[Tensor], old: list[Tensor], factor: Tensor) -> None:
+    """Replace the weights by those between: exactly themselves where the factor is 1."""
+    for piece, flat in zip(_pieces(alike), old, strict=True):
+        dtype = torch.promote_types(flat.dtype, torch.float32)
+        weight = factor.to(flat.device, dtype)
+        write(torch.lerp(flat.to(dtype), flatten(piece).to(dtype), weight), piece)
 
 
 def _shorten_memory(optimizer: Optimizer, factor: Tensor) -> None:

@@ -1,13 +1,13 @@
 """Limit every component of the gradients."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fairclip.clipping._flat import flat_pieces, flatten
 from fairclip.clipping._gradients import (
     Gradients,
     by_kind,
@@ -18,9 +18,6 @@ from fairclip.clipping._gradients import (
 )
 from fairclip.clipping._mode import Mode, Parameters
 from fairclip.clipping._record import ClipRecord
-
-_PIECE = 2**15  # components: they stay in a core's cache from one operation to the next
-_PIECE_ON_DEVICE = 2**24  # there a call costs more, and the memory of a copy is the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ class Value(Mode):
         values, limit = gradients.values, self.max_value
         sums = torch.zeros(4, dtype=torch.float64, device=values[0].device if values else None)
         for places in by_kind(values).values():
-            sums += _clamp_([values[i] for i in places], limit).to(sums.device)
+            sums += clamp_([values[i] for i in places], limit).to(sums.device)
         before, after, both, n_beyond = sums.unbind()
         n_components = sum(value.numel() for value in values)
         return ClipRecord(
@@ -96,36 +93,17 @@ class Value(Mode):
         )
 
 
-def _clamp_(values: list[Tensor], limit: float) -> Tensor:
+def clamp_(values: list[Tensor], limit: float) -> Tensor:
     """Clamp gradients of one kind; return what `_measure` does of all of them, (4,)."""
     if limit > torch.finfo(values[0].dtype).max:
         limit = math.inf  # torch raises where a dtype cannot hold a limit
     measured = []
-    for piece in _pieces(local(values)):
-        together = piece[0] if len(piece) == 1 else torch._C._nn.flatten_dense_tensors(piece)
-        measured.append(_measure(together.flatten(), limit))
+    for piece in flat_pieces(local(values)):
+        measured.append(_measure(flatten(piece), limit))
         torch._foreach_clamp_min_(piece, -limit)
         torch._foreach_clamp_max_(piece, limit)
     sums = torch.stack(measured).sum(0, dtype=torch.float64)
     return of_shards(sums, values[0]).sum(0) if is_sharded(values[0]) else sums
-
-
-def _pieces(values: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield all components, small gradients together: a copy costs less than a call for each."""
-    together: list[Tensor] = []
-    n_together = 0
-    most = _PIECE if values[0].is_cpu else _PIECE_ON_DEVICE
-    for value in values:
-        if value.numel() > most and value.is_contiguous():
-            yield from ([part] for part in value.view(-1).split(most))
-            continue
-        together.append(value)
-        n_together += value.numel()
-        if n_together >= most:
-            yield together
-            together, n_together = [], 0
-    if together:
-        yield together
 
 
 def _measure(piece: Tensor, limit: float) -> Tensor:

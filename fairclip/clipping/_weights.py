@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from fairclip.clipping._gradients import by_kind
 from fairclip.clipping._mode import OptimizerMode
 from fairclip.clipping._record import ClipRecord
-from fairclip.clipping._value import _clamp_
+from fairclip.clipping._value import clamp_
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Weights(OptimizerMode):
         device = parameters[0].device if parameters else None
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         for places in by_kind(parameters).values():
-            sums += _clamp_([parameters[i] for i in places], self.max_value).to(device)
+            sums += clamp_([parameters[i] for i in places], self.max_value).to(device)
         before, after, both, n_beyond = sums.unbind()
         return ClipRecord(
             name="Weights",

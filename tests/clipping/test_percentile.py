@@ -1,6 +1,6 @@
 from typing import Any
 
-import autoclip.torch  # type: ignore[import-untyped]
+import autoclip.torch
 import numpy as np
 import pytest
 import smartclip
