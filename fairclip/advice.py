@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairclip.trace import Trace
+from fairclip.trace import Trace, changed
 
 __all__ = ["RULE", "Advice", "advise"]
 
@@ -17,13 +17,16 @@ _RARELY = 0.01  # of the steps: what acts in fewer changes the training by chanc
 _NEARLY_ALWAYS = 0.9  # of the steps: there the threshold sets the length of the step
 _LITTLE = 0.1  # of the norm: a clip to less is a tenth of the learning rate, or less, in disguise
 _QUANTILE = 0.9  # a threshold that one gradient in ten would exceed
-_TOLERANCE = 1e-6  # about what float32 resolves
+_TOLERANCE = 1e-6  # about what float32 resolves: a factor closer to 1 did not act
+_FEW = 20  # steps: a median of fewer says little
 _SHOWN = 10  # steps
+_BY_DESIGN = ("Normalize", "Centralize", "Weights")  # they act in every step, or are to
 
 RULE = (
     f"placebo: it acted in less than {_RARELY:.0%} of the steps. stalling: in {_NEARLY_ALWAYS:.0%} "
     f"or more of them, and it left {_LITTLE:.0%} or less of the norm in the median. active: "
-    f"anything else. A proposed threshold is the {_QUANTILE:.0%} quantile of the norms before."
+    f"anything else. Below {_FEW} steps there is no verdict, nor for a mode that is to act in "
+    f"every step. A proposed threshold is the {_QUANTILE:.0%} quantile of the norms before."
 )
 
 
@@ -37,8 +40,9 @@ class Advice:
             ``n_steps``, ``acted`` (share of the steps), the medians ``threshold``, ``norm_before``,
             ``kept`` (norm after over norm before) and ``cosine`` (between before and after),
             ``verdict`` and ``proposed``; NaN where a stage has no such number.
-        nonfinite: One row for each step with a gradient that was not finite: ``step``,
-            ``parameter`` (the first one, in the order of the model), ``groups``, ``rank``.
+        nonfinite: One row for each step that was not finite: ``step``, ``what`` ("gradient", or
+            "update" where the gradient was finite), ``parameter`` (the first one, in the order of
+            the model), ``groups``, ``rank``.
         rule: What the verdicts mean.
     """
 
@@ -55,9 +59,9 @@ class Advice:
             rank = "" if pd.isna(first["rank"]) else f", rank {first['rank']}"
             place = f" in {first['parameter']}" if first["parameter"] else ""
             lines.append(
-                f"The gradient was not finite in {len(self.nonfinite)} steps, first in step "
-                f"{first['step']}{place}{groups}{rank}: lower the learning rate or the loss scale, "
-                "or look for a division or a logarithm of 0 there."
+                f"Steps that were not finite: {len(self.nonfinite)}; the first is step "
+                f"{first['step']}, its {first['what']}{place}{groups}{rank}. Lower the learning "
+                "rate or the loss scale, or look for a division or a logarithm of 0 there."
             )
         return lines
 
@@ -79,7 +83,8 @@ def advise(trace: Trace | pd.DataFrame) -> Advice:
         trace: A trace, or what its ``to_frame()`` returned.
 
     Raises:
-        ValueError: If the trace has no steps.
+        TypeError: If it is neither.
+        ValueError: If it has no steps, or the frame is not a trace's.
 
     Example:
         >>> import torch, fairclip
@@ -94,6 +99,10 @@ def advise(trace: Trace | pd.DataFrame) -> Advice:
         'placebo'
     """
     frame = trace.to_frame() if isinstance(trace, Trace) else trace
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"`trace` must be a Trace or its frame, got {type(trace).__name__}.")
+    if "step" not in frame:
+        raise ValueError("`trace` must have the column step: pass what `to_frame()` returned.")
     if not len(frame):
         raise ValueError("`trace` has no steps yet: advise after some training.")
     rows = [*_of_cap(frame), *(row for stage in _stages(frame) for row in _of_stage(frame, stage))]
@@ -109,37 +118,39 @@ def _stages(frame: pd.DataFrame) -> list[str]:
 
 def _of_stage(frame: pd.DataFrame, stage: str) -> Iterator[dict[str, object]]:
     """Yield a row for the stage, and one for each scope of it."""
-    share = frame[f"share_clipped[{stage}]"]
-    yield _row(frame, stage, "all", f"[{stage}]", share > 0)
     start = f"norm_before[{stage}]["
-    for column in [c for c in frame.columns if c.startswith(start)]:
-        scope = column.removeprefix(start).removesuffix("]")
-        place = f"[{stage}][{scope}]"
-        kept = frame[f"norm_after{place}"] / frame[column]
-        yield _row(frame, stage, scope, place, (kept - 1).abs() > _TOLERANCE)
+    scopes = [c.removeprefix(start).removesuffix("]") for c in frame.columns if c.startswith(start)]
+    # One threshold for each scope: none of them is for the norm of the whole.
+    yield _row(frame, stage, "all", f"[{stage}]", has_threshold=not scopes)
+    for scope in scopes:
+        yield _row(frame, stage, scope, f"[{stage}][{scope}]", has_threshold=True)
 
 
 def _row(
-    frame: pd.DataFrame, stage: str, scope: str, place: str, acted: "pd.Series[bool]"
+    frame: pd.DataFrame, stage: str, scope: str, place: str, *, has_threshold: bool
 ) -> dict[str, object]:
-    before = frame[f"norm_before{place}"]
-    there = before.notna()  # a stage, or a scope's gradient, need not be there in every step
-    before, acted = before[there], acted[there]
-    kept = float((frame[f"norm_after{place}"][there] / before.where(before > 0)).median())
-    finite = before[np.isfinite(before)]
-    has_threshold = stage.partition("#")[0] == "Norm" and len(finite)
+    mode = stage.partition("#")[0]
+    before, after = frame[f"norm_before{place}"], frame[f"norm_after{place}"]
+    finite = np.isfinite(before)  # a stage, or a scope's gradient, need not be there in every step
+    before, after = before[finite], after[finite]
+    kept = float((after / before.where(before > 0)).median())
+    acted = float(changed(before, after).mean())
+    threshold = float(frame[f"threshold{place}"][finite].median())
     cosine = frame.get(f"cosine{place}", pd.Series(dtype=float))
+    has_verdict = mode not in _BY_DESIGN and not np.isposinf(threshold)
     return {
         "stage": stage,
         "scope": scope,
         "n_steps": len(before),
-        "acted": float(acted.mean()),
-        "threshold": float(frame[f"threshold{place}"][there].median()),
-        "norm_before": float(finite.median()),
+        "acted": acted,
+        "threshold": threshold,
+        "norm_before": float(before.median()),
         "kept": kept,
         "cosine": float(cosine.median()),
-        "verdict": _verdict(float(acted.mean()), kept),
-        "proposed": float(finite.quantile(_QUANTILE)) if has_threshold else np.nan,
+        "verdict": _verdict(len(before), acted, kept) if has_verdict else "",
+        "proposed": float(before.quantile(_QUANTILE))
+        if has_threshold and mode in ("Norm", "Update", "Momentum")
+        else np.nan,
     }
 
 
@@ -178,26 +189,34 @@ def _of_cap(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
         "norm_before": float(frame["norm_uncapped"].median()),
         "kept": kept,
         "cosine": float(frame["cosine[cap]"].median()),
-        "verdict": _verdict(acted, kept),
+        "verdict": _verdict(len(frame), acted, kept),
     }
     yield from groups
 
 
-def _verdict(acted: float, kept: float) -> str:
-    if not acted >= _RARELY:
+def _verdict(n_steps: int, acted: float, kept: float) -> str:
+    if n_steps < _FEW:
+        return "too few steps"
+    if acted < _RARELY:
         return "placebo"
     return "stalling" if acted >= _NEARLY_ALWAYS and kept <= _LITTLE else "active"
 
 
 def _nonfinite(frame: pd.DataFrame) -> pd.DataFrame:
-    chosen = frame[frame["nonfinite"]] if "nonfinite" in frame else frame[:0]
+    """Return the steps whose gradient, or only whose update, was not finite."""
+    of_gradient = frame["nonfinite"] if "nonfinite" in frame else frame["step"] < 0
+    of_update = frame["step"] < 0
+    if "share_clipped[Update]" in frame:
+        of_update = frame["share_clipped[Update]"].notna() & ~np.isfinite(frame["update_norm"])
+    chosen = frame[of_gradient | of_update]
     flags = [c for c in frame.columns if c.startswith("nonfinite[")]
     initialized = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if initialized else pd.NA
     return pd.DataFrame(
         {
             "step": chosen["step"],
-            "parameter": chosen["first_nonfinite"] if len(chosen) else "",
+            "what": np.where(of_gradient[chosen.index], "gradient", "update"),
+            "parameter": chosen.get("first_nonfinite", pd.Series("", chosen.index)).fillna(""),
             "groups": [
                 ", ".join(f.removeprefix("nonfinite[").removesuffix("]") for f in flags if row[f])
                 for row in chosen.to_dict("records")
@@ -210,9 +229,9 @@ def _nonfinite(frame: pd.DataFrame) -> pd.DataFrame:
 def _sentence(row: Mapping[Any, Any]) -> str:
     where = "" if row["scope"] == "all" else f" in {row['scope']}"
     kept = f", leaving {row['kept']:.0%} of the norm in the median" if row["acted"] else ""
-    acted = f"it acted in {row['acted']:.1%} of the steps{kept}"
+    acted = f"it acted in {row['acted']:.1%} of the steps{kept}" if row["n_steps"] else "no steps"
     text = f"{row['stage']}{where}: {row['verdict']}; {acted}."
-    if row["verdict"] != "active" and not pd.isna(row["proposed"]):
+    if row["verdict"] in ("placebo", "stalling") and not pd.isna(row["proposed"]):
         text += (
             f" Its threshold was {row['threshold']:.3g} and the norms {row['norm_before']:.3g} in "
             f"the median; {row['proposed']:.3g} would act in one step of ten."

@@ -262,6 +262,7 @@ class FairClipper:
                     gradients.totals, growth if isinstance(growth, Tensor) else float(growth)
                 )
         clip = None if self.clip is None else self.clip(self._parameters, self._clip_state)
+        first_nonfinite, parameters = self._first_nonfinite(gramian, clip)
         raw = RawStep(
             counts,
             gramian,
@@ -269,22 +270,21 @@ class FairClipper:
             self._cap_state.averages,
             self._cap_state.reference,
             None if clip is None else self._norm(),
-            self._first_nonfinite(gramian, clip),
+            first_nonfinite,
         )
         layers = tuple(gradients.layers or ()) if by_layer else None
-        return StepRecord(raw, clip, layers, self.cap.preserve_norm, self._with_gradients())
+        return StepRecord(raw, clip, layers, self.cap.preserve_norm, parameters)
 
-    def _first_nonfinite(self, gramian: Array, clip: ClipRecord | None) -> Tensor:
+    def _first_nonfinite(
+        self, gramian: Array, clip: ClipRecord | None
+    ) -> tuple[Tensor, tuple[str, ...]]:
         """Return where the gradient is not finite: a capped gradient is so where its parts are."""
-        if clip is not None and clip.first_nonfinite is not None:
-            return clip.first_nonfinite
-        if isinstance(gramian, np.ndarray) and np.isfinite(gramian).all():
-            return _ALL_FINITE
-        measured = Norm(math.inf)(self._parameters)
-        return _ALL_FINITE if measured.first_nonfinite is None else measured.first_nonfinite
-
-    def _with_gradients(self) -> tuple[str, ...]:
-        return tuple([name for name, p in self._parameters if p.grad is not None])
+        if clip is None or clip.first_nonfinite is None:
+            if isinstance(gramian, np.ndarray) and np.isfinite(gramian).all():
+                return _ALL_FINITE, ()
+            clip = Norm(math.inf)(self._parameters)
+        assert clip.first_nonfinite is not None
+        return clip.first_nonfinite, clip.parameters
 
     def _check_covers(self, optimizer: torch.optim.Optimizer) -> None:
         covered = {id(p) for group in optimizer.param_groups for p in group["params"]}

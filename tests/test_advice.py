@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fairclip
-from fairclip.clipping import Chain, Mode, Norm, Value
+from fairclip.clipping import Centralize, Chain, Mode, Norm, Normalize, Percentile, Update, Value
 
 
 def trained(mode: Mode, n_steps: int = 50, *, scale: float = 1.0) -> fairclip.Trace:
@@ -63,6 +63,48 @@ def test_each_stage_and_each_layer_has_a_verdict() -> None:
         "Norm/0": "stalling",
         "Norm/2 (2.*)": "placebo",
     }
+
+
+def test_with_several_scopes_each_has_its_own_proposal_and_the_whole_has_none() -> None:
+    stages = fairclip.advise(trained(Norm(1e6, scope="layer"))).stages.set_index("scope")
+    assert math.isnan(stages["proposed"]["all"])
+    trace = trained(Norm(1e6, scope="layer")).to_frame()
+    for scope in ("0", "2"):
+        expected = trace[f"norm_before[Norm][{scope}]"].quantile(0.9)
+        assert stages["proposed"][scope] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mode", [Normalize(1e-3), Centralize(), Norm(math.inf)], ids=repr)
+def test_what_is_to_act_always_or_only_measures_has_no_verdict(mode: Mode) -> None:
+    advice = fairclip.advise(trained(mode))
+    assert advice.stages["verdict"].tolist() == [""]
+    assert not advice.sentences()
+
+
+def test_few_steps_have_no_verdict() -> None:
+    assert verdicts(trained(Norm(1e-3), n_steps=19)) == {"Norm/all": "too few steps"}
+    assert verdicts(trained(Norm(1e-3), n_steps=20)) == {"Norm/all": "stalling"}
+
+
+def test_thresholds_that_follow_the_norms_do_not_act_where_the_norms_are_equal() -> None:
+    trace, weight = fairclip.Trace(), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    Percentile().attach(optimizer, trace=trace)
+    weight.grad = torch.ones(3)
+    for _ in range(30):
+        optimizer.step()
+    assert fairclip.advise(trace).stages["acted"].item() == 0
+
+
+def test_an_update_that_is_not_finite_after_a_finite_gradient_is_reported_as_such() -> None:
+    trace, weight = fairclip.Trace(), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=math.inf)
+    Norm(1.0).attach(optimizer, trace=trace)
+    Update(math.inf).attach(optimizer, trace=trace)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    found = fairclip.advise(trace).nonfinite.to_dict("records")
+    assert [(row["step"], row["what"]) for row in found] == [(0, "update")]
 
 
 def test_a_fair_step_has_a_row_for_the_cap_and_for_each_group_it_acted_on() -> None:
@@ -158,4 +200,8 @@ def test_a_frame_that_was_written_and_read_gives_the_same_advice(tmp_path: Path)
 
 def test_a_trace_without_steps_is_rejected() -> None:
     with pytest.raises(ValueError, match="`trace` has no steps yet"):
-        fairclip.advise(fairclip.Trace())
+        fairclip.advise(fairclip.Trace(["a", "b"]))
+    with pytest.raises(TypeError, match="`trace` must be a Trace or its frame, got str"):
+        fairclip.advise("trace.csv")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="`trace` must have the column step"):
+        fairclip.advise(pd.DataFrame({"loss": [1.0]}))

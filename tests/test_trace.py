@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fairclip.clipping import ByScope, ClipRecord
+from fairclip.clipping import ByScope, ClipRecord, Norm, Update
 from fairclip.trace import RawStep, StepRecord, Trace
 from tests._no_waiting import NoWaiting
 
@@ -33,7 +33,7 @@ Vectors = NDArray[np.float64]  # (L, K + 1, P) contributions; the last are of th
 
 def clip_record(share: float = 0.5, device: str = "cpu") -> ClipRecord:
     one = torch.ones((), device=device)
-    return ClipRecord("norm", one, one, threshold=one / 2, share_clipped=one * share)
+    return ClipRecord("norm", one, one * (1 - share / 2), one / 2, share_clipped=one * share)
 
 
 @cache
@@ -408,6 +408,64 @@ def test_without_a_gradient_s_record_each_update_is_a_step() -> None:
     assert len(trace) == 5
     with pytest.raises(ValueError, match="No step was begun that the record of Update belongs to"):
         Trace(NAMES).amend(stage("Update", 1.0))
+
+
+def test_an_update_alone_is_not_taken_for_a_gradient() -> None:
+    trace = Trace()
+    trace.amend(replace(stage("Update", math.inf), ratio=torch.tensor(1.0)))
+    trace.append(stage("Norm", 1.0))
+    frame = trace.to_frame()
+    assert frame["norm_uncapped"].isna().tolist() == [True, False]
+    assert frame["nonfinite"].tolist() == [False, False]
+
+
+@pytest.mark.parametrize("n_steps", [2, 600])
+def test_the_parameter_is_named_that_was_not_finite_in_its_own_step(n_steps: int) -> None:
+    trace = Trace()
+    names = [("a.weight", "a.bias"), ("b.weight",), ("a.bias", "b.weight")]
+    for step in range(n_steps):
+        own = names[step % 3]
+        first = torch.tensor(len(own) - 1)
+        trace.append(replace(stage("Norm", 1.0), first_nonfinite=first, parameters=own))
+    expected = [names[step % 3][-1] for step in range(n_steps)]
+    assert trace.to_frame()["first_nonfinite"].tolist() == expected
+    resumed = Trace()
+    resumed.load_state_dict(trace.state_dict())
+    assert resumed.to_frame()["first_nonfinite"].tolist() == expected
+
+
+def test_the_steps_of_two_optimizers_are_not_mixed() -> None:
+    trace = Trace()
+    first, second = (torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]) for _ in range(2))
+    Norm(1.0).attach(first, trace=trace)
+    Update(1.0).attach(first, trace=trace)
+    with pytest.raises(ValueError, match="use one Trace for each optimizer"):
+        Norm(1.0).attach(second, trace=trace)
+
+
+def test_a_clip_that_changes_nothing_or_is_not_finite_did_not_act() -> None:
+    trace = Trace()
+    for before, after in ((1.0, 1.0), (1.0, 1.0 - 1e-7), (math.nan, math.nan), (1.0, 0.5)):
+        norms = {"norm_before": torch.tensor(before), "norm_after": torch.tensor(after)}
+        trace.append(replace(stage("Norm", 1.0), **norms))
+    assert trace.acted()["clip"] == 0.25
+
+
+def test_steps_that_get_many_numbers_later_are_fewer_from_then_on() -> None:
+    trace = Trace()
+    for _ in range(2000):
+        trace.append(stage("Norm", 1.0))
+    assert len(trace) == 2000
+    scopes = tuple(map(str, range(11_000)))
+    for _ in range(300):
+        trace.append(stage("Norm", 1.0, scopes=scopes))
+    steps = trace.to_frame()["step"].tolist()
+    resumed = Trace()
+    resumed.load_state_dict(trace.state_dict())
+    capacity = 2**28 // (8 * (trace.to_frame().shape[1] - 1))
+    assert steps[-capacity:] == [*range(2300 - capacity, 2300)]
+    assert len(steps) <= capacity + capacity // 10
+    assert resumed.to_frame()["step"].tolist() == steps
 
 
 def test_stages_and_parameter_names_survive_resuming() -> None:

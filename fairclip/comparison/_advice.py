@@ -1,37 +1,47 @@
 """How much each stage of each arm acted, and whether that matters."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from fairclip.advice import advise
+from fairclip.advice import Advice, advise
 from fairclip.comparison._arms import BASELINE, Arm
 from fairclip.comparison._findings import capped_arms
 
 
-def advise_arms(traces: Mapping[str, pd.DataFrame], arms: Sequence[Arm]) -> pd.DataFrame:
-    """Return the rows of `advise` for every arm that caps or clips, with a column ``arm``.
+def advise_arms(traces: Mapping[str, pd.DataFrame], arms: Sequence[Arm]) -> dict[str, Advice]:
+    """Return the advice on every arm that caps or clips, by name.
 
     Args:
         traces: For some arms the steps of one training run.
         arms: Of the comparison.
     """
     capped = capped_arms(arms)
-    found = []
+    found = {}
     for arm, trace in traces.items():
         if arm != BASELINE:
-            stages = advise(trace).stages
-            stages = stages if arm in capped else stages[stages["stage"] != "cap"]
-            found.append(stages.assign(arm=arm))
-    return pd.concat(found).set_index("arm").reset_index()
+            advice = advise(trace)
+            stages = advice.stages
+            found[arm] = advice
+            if arm not in capped:
+                found[arm] = replace(advice, stages=stages[stages["stage"] != "cap"])
+    return found
 
 
-def verdicts(advice: pd.DataFrame) -> str:
-    """Return which stages of which arms were active, a placebo or stalling, in a sentence."""
-    whole = advice[advice["scope"] == "all"]
-    parts = []
-    for verdict in ("active", "placebo", "stalling"):
-        rows = whole[whole["verdict"] == verdict].to_dict("records")
-        named = [f"{row['stage']} of {row['arm']} ({row['acted']:.0%})" for row in rows]
-        parts.append(f"{verdict}: {', '.join(named) or 'none'}")
-    return f"How the stages acted (share of the steps, first seed): {'; '.join(parts)}."
+def advice_table(advice: Mapping[str, Advice]) -> pd.DataFrame:
+    """Return one row for each arm, stage and scope."""
+    stages = pd.concat([one.stages.assign(arm=arm) for arm, one in advice.items()])
+    return stages.set_index("arm").reset_index()
+
+
+def advice_sentences(advice: Mapping[str, Advice]) -> list[str]:
+    """Return which stages of which arms were active, then all that is to be said of the others."""
+    active, others = [], []
+    for arm, one in advice.items():
+        whole = one.stages[one.stages["scope"] == "all"].to_dict("records")
+        rows = [row for row in whole if row["verdict"] == "active"]
+        active += [f"{row['stage']} of {arm} ({row['acted']:.0%} of the steps)" for row in rows]
+        rest = one.stages[(one.stages["scope"] == "all") & (one.stages["verdict"] != "active")]
+        others += [f"{arm}: {text}" for text in replace(one, stages=rest).sentences()]
+    return [f"Stages that were active in the first seed: {', '.join(active) or 'none'}.", *others]

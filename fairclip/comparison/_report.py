@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from fairclip.comparison._advice import advise_arms, verdicts
+from fairclip.comparison._advice import advice_sentences, advice_table, advise_arms
 from fairclip.comparison._arms import Arm
 from fairclip.comparison._findings import headlines, no_help
 from fairclip.comparison._results import Results
@@ -67,7 +67,8 @@ def make_report(
         warnings: What training had to say.
     """
     advice = advise_arms(traces, arms)
-    found = [*headlines(results, arms), verdicts(advice)]
+    stages = advice_table(advice)
+    found = [*headlines(results, arms), *advice_sentences(advice)]
     favourable = data.classes.index(data.favourable)
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     return Report(
@@ -79,7 +80,7 @@ def make_report(
             Section("In short", tuple(found)),
             tradeoff_section(results.tradeoff, arms),
             by_group_section(results.by_group, arms),
-            telemetry_section(results, arms, traces, advice),
+            telemetry_section(results, arms, traces, stages),
             no_help_section(no_help(results, arms, float(data.y.mean()))),
             Section("Limits", _LIMITS),
             data_section(data, environment),
@@ -94,6 +95,6 @@ def make_report(
             "validation": results.validation.to_dict("records"),
             "by_group": results.by_group.to_dict("records"),
             "telemetry": results.telemetry.to_dict("records"),
-            "advice": advice.to_dict("records"),
+            "advice": stages.to_dict("records"),
         },
     )

@@ -5,6 +5,6 @@ them on the host, in bounded memory and without waiting for the device.
 """
 
 from fairclip.trace._record import RawStep, StepRecord
-from fairclip.trace._trace import Acted, Trace
+from fairclip.trace._trace import Acted, Trace, changed
 
-__all__ = ["RawStep", "StepRecord", "Trace", "Acted"]  # noqa: RUF022 - in data-flow order
+__all__ = ["RawStep", "StepRecord", "Trace", "Acted", "changed"]  # noqa: RUF022 - in data-flow order

@@ -47,6 +47,20 @@ class Ring:
             wider[:, : chunk.shape[1]] = chunk
             self._chunks[i] = wider if self._device is None else wider.pin_memory()
 
+    def limit(self, capacity: int) -> None:
+        """Keep fewer recent steps from now on; waits for the device if that drops some."""
+        if capacity >= self.capacity or self.n_steps <= capacity:
+            self.capacity = min(capacity, self.capacity)
+            return
+        steps, rows = self.read()
+        first = self.n_steps - capacity  # recent from here on
+        older = [step for step in steps if step < first and step % self.every == 0]
+        self.capacity = capacity
+        kept = {*older, *range(first, self.n_steps)}
+        chosen = [i for i, step in enumerate(steps) if step in kept]
+        self.restore(self.n_steps, self.every, [steps[i] for i in chosen], rows[chosen])
+        self._thin()
+
     def _write(self, slot: int, row: Tensor) -> None:
         chunk = self._chunks[slot // _CHUNK]
         if row.is_cuda:

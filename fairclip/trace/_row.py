@@ -21,11 +21,11 @@ class Step:
     """What was recorded of one step.
 
     Args:
-        record: What was done to the gradient.
+        record: What was done to the gradient, None where only the optimizer's part is known.
         later: What was done after it, in the optimizer.
     """
 
-    record: StepRecord | ClipRecord
+    record: StepRecord | ClipRecord | None
     later: tuple[ClipRecord, ...] = ()
 
     @property
@@ -44,12 +44,14 @@ class Step:
 
     def kind(self) -> tuple[object, ...]:
         """Return what steps that are worked out together have in common."""
-        own = kind(self.record) if isinstance(self.record, StepRecord) else ()
+        record = self.record
+        own = kind(record) if isinstance(record, StepRecord) else ()
+        parameters = () if record is None else record.parameters
         stages = [
             (name, r.cosine is None, r.ratio is None, None if r.scopes is None else r.scopes.names)
             for name, r in self.stages().items()
         ]
-        return own, tuple(stages)
+        return type(record), own, parameters, tuple(stages)
 
 
 def group_columns(names: Sequence[str], layers: Sequence[str] | None) -> list[str]:
@@ -62,10 +64,22 @@ def group_columns(names: Sequence[str], layers: Sequence[str] | None) -> list[st
     return [*columns, *shares, *SCALARS, "cosine[cap]", "nonfinite", "first_nonfinite", *nonfinite]
 
 
-def flatten(steps: Sequence[Step], names: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Return the columns of steps of one kind and their rows, (n, width); waits for nothing."""
-    records = [step.record for step in steps if isinstance(step.record, StepRecord)]
-    columns, parts = _of_groups(records, names) if records else _without_groups(steps)
+def flatten(
+    steps: Sequence[Step], names: Sequence[str], codes: dict[str, int]
+) -> tuple[list[str], Tensor]:
+    """Return the columns of steps of one kind and their rows, (n, width); waits for nothing.
+
+    Args:
+        steps: The steps.
+        names: Of the groups.
+        codes: A number for each parameter's name, as which ``first_nonfinite`` is kept; it grows.
+    """
+    records = [step.record for step in steps]
+    grouped = [record for record in records if isinstance(record, StepRecord)]
+    alone = [record for record in records if isinstance(record, ClipRecord)]
+    columns, parts = _of_groups(grouped, names, codes) if grouped else ([], [])
+    if alone:
+        columns, parts = _without_groups(alone, codes)
     all_stages = [step.stages() for step in steps]
     for stage in all_stages[0]:
         for column, part in _of_stage(stage, [stages[stage] for stages in all_stages]):
@@ -75,7 +89,7 @@ def flatten(steps: Sequence[Step], names: Sequence[str]) -> tuple[list[str], Ten
 
 
 def _of_groups(
-    records: Sequence[StepRecord], names: Sequence[str]
+    records: Sequence[StepRecord], names: Sequence[str], codes: dict[str, int]
 ) -> tuple[list[str], list[Array]]:
     numbers = work_out(records)
     nonfinite = numbers["nonfinite"]
@@ -83,21 +97,38 @@ def _of_groups(
     parts = [
         *(numbers[name] for name in (*BY_GROUP.values(), "share", *SCALARS, "cosine_capped")),
         nonfinite.any(-1),
-        first,
+        _coded(first, records[0].parameters, codes),
         nonfinite,
     ]
     return group_columns(names, records[0].layers), parts
 
 
-def _without_groups(steps: Sequence[Step]) -> tuple[list[str], list[Array]]:
-    clips = [step.clip for step in steps if step.clip is not None]
+def _without_groups(
+    records: Sequence[ClipRecord], codes: dict[str, int]
+) -> tuple[list[str], list[Array]]:
     before, after = (
-        torch.stack([getattr(c, n) for c in clips]) for n in ("norm_before", "norm_after")
+        torch.stack([getattr(record, name) for record in records])
+        for name in ("norm_before", "norm_after")
     )
-    unknown = torch.full((), -1, device=before.device)
-    first = [unknown if c.first_nonfinite is None else c.first_nonfinite for c in clips]
+    nonfinite = ~before.isfinite()
+    first = torch.full(before.shape, -1, device=before.device)
+    found = [r.first_nonfinite for r in records if r.first_nonfinite is not None]
+    if len(found) == len(records):
+        first = torch.stack(found)
+        nonfinite = first >= 0
     columns = ["norm_uncapped", "norm_clipped", "nonfinite", "first_nonfinite"]
-    return columns, [before, after, ~before.isfinite(), torch.stack(first)]
+    return columns, [before, after, nonfinite, _coded(first, records[0].parameters, codes)]
+
+
+def _coded(places: Tensor, names: Sequence[str], codes: dict[str, int]) -> Tensor:
+    """Return the numbers of the names at these places, (n,); -1 stays."""
+    own = [codes.setdefault(name, len(codes)) for name in names]
+    if own == [*range(len(own))]:
+        return places
+    table = torch.tensor([*own, -1])
+    if places.is_cuda:
+        table = table.pin_memory().to(places.device, non_blocking=True)
+    return table[places]
 
 
 def _of_stage(name: str, records: Sequence[ClipRecord]) -> Iterable[tuple[list[str], Tensor]]:

@@ -1,8 +1,9 @@
 """The history of a training run, on the host. Shapes: K groups, L layers."""
 
+import weakref
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import pandas as pd
 import torch
@@ -16,7 +17,10 @@ from fairclip.trace._row import Step, flatten, group_columns
 _VERSION = 2
 _AT_ONCE = 256  # steps
 _MOST = 2**25  # numbers, 256 MiB: fewer steps are kept where each has many
-_TOLERANCE = 1e-6  # about what float32 resolves: a factor closer to 1 did not act
+_TOLERANCE = 1e-6  # about what float32 resolves: what is closer did not act
+_LEAST = 1000  # steps
+
+Norms = TypeVar("Norms", Tensor, "pd.Series[float]")
 
 
 class Acted(TypedDict):
@@ -33,11 +37,11 @@ class Trace:
     """The last ``capacity`` steps and every n-th older one, on the host.
 
     A step is kept as it was left behind until 256 of them are worked out and copied together,
-    without waiting for the device. Older steps are thinned out as they grow: when more than
-    ``capacity / 10`` of them are kept, every second one is dropped and n doubles. Numbers are kept
-    as float64.
+    without waiting for the device, except where a stage appears that no step before had. Older
+    steps are thinned out as they grow: when more than ``capacity / 10`` of them are kept, every
+    second one is dropped and n doubles. Numbers are kept as float64.
 
-    Without groups it keeps the records of a clipping mode that is attached to an optimizer.
+    Without groups it keeps the records of the clipping modes that are attached to an optimizer.
 
     Args:
         names: The K groups' names, in the order of their codes; none without groups.
@@ -79,9 +83,10 @@ class Trace:
         self._rows = Ring(capacity)
         self._columns: list[str] = []
         self._layers: tuple[str, ...] | None = None
-        self._parameters: tuple[str, ...] = ()
+        self._parameters: dict[str, int] = {}
         self._waiting: list[Step] = []
         self._last: Step | None = None
+        self._optimizer: weakref.ref[Any] | None = None
 
     def __len__(self) -> int:
         """Return the number of kept steps."""
@@ -103,11 +108,25 @@ class Trace:
                 return
         else:
             self._check(record)
-        self._parameters = record.parameters or self._parameters
-        self._last = Step(record)
-        self._waiting.append(self._last)
+        self._begin(Step(record))
+
+    def _begin(self, step: Step) -> None:
+        self._last = step
+        self._waiting.append(step)
         if len(self._waiting) == _AT_ONCE:
             self._flush(keep=1)
+
+    def follow(self, optimizer: object) -> None:
+        """Keep the steps of this optimizer; `attach` calls it.
+
+        Raises:
+            ValueError: If the steps of another one are kept here: they would be mixed.
+        """
+        if self._optimizer is not None and self._optimizer() not in (None, optimizer):
+            raise ValueError(
+                "`trace` keeps the steps of another optimizer: use one Trace for each optimizer."
+            )
+        self._optimizer = weakref.ref(optimizer)
 
     def amend(self, record: ClipRecord) -> None:
         """Add what was done later to the step that was begun last; begin one if there is none.
@@ -122,7 +141,7 @@ class Trace:
         if last is None and self.names:
             raise ValueError(f"No step was begun that the record of {record.name} belongs to.")
         if last is None or (not self.names and record.name in last.stages()):
-            self.append(record)
+            self._begin(Step(None, (record,)))
             return
         others = [one for one in last.later if one.name != record.name]
         self._last = Step(last.record, (*others, record))
@@ -150,13 +169,12 @@ class Trace:
 
     def _rows_of(self, steps: list[Step]) -> Tensor:
         """Return rows with all columns so far, (n, width); new columns are added to these."""
-        columns, rows = flatten(steps, self.names)
+        columns, rows = flatten(steps, self.names, self._parameters)
         known = {*self._columns}
         if new := [column for column in columns if column not in known]:
             self._columns += new
             self._rows.widen(len(self._columns))
-            if self._rows.n_steps == 0:
-                self._rows.capacity = min(self.capacity, max(1000, _MOST // len(self._columns)))
+            self._rows.limit(_affordable(self.capacity, len(self._columns)))
         if columns == self._columns:
             return rows
         by_column = dict(zip(columns, rows.unbind(1), strict=True))
@@ -192,16 +210,13 @@ class Trace:
         counts = [f"n[{name}]" for name in self.names]
         flags = [f"nonfinite[{name}]" for name in self.names]
         if "first_nonfinite" in frame:
-            frame["first_nonfinite"] = [self._parameter(x) for x in frame["first_nonfinite"]]
+            codes = frame["first_nonfinite"].fillna(-1).astype(int)
+            names = [*self._parameters, ""]
+            frame["first_nonfinite"] = [names[code] for code in codes]
             flags.append("nonfinite")
+        frame = frame.fillna(dict.fromkeys(flags, 0.0))
         kinds = dict.fromkeys(["step", *counts], "int64") | dict.fromkeys(flags, "bool")
         return frame.astype(kinds)
-
-    def _parameter(self, number: float) -> str:
-        place = int(number)
-        if place < 0:
-            return ""
-        return self._parameters[place] if place < len(self._parameters) else str(place)
 
     def acted(self) -> Acted:
         """Return how often each stage acted: a factor of a present group other than 1, a clip.
@@ -215,11 +230,16 @@ class Trace:
         start, n_scoped = (2 + n_layers) * n_groups, n_layers * n_groups
         factors = rows[:, start : start + n_scoped].reshape(len(steps), n_layers, n_groups)
         capped = ((factors - 1).abs() > _TOLERANCE).any(1) & present
-        shares = [i for i, name in enumerate(self._columns) if name.startswith("share_clipped[")]
+        places = {name: i for i, name in enumerate(self._columns)}
+        stages = [name[len("share_clipped") :] for name in places if name.startswith("share_cl")]
+        before, after = (
+            rows[:, [places[f"{what}{stage}"] for stage in stages]]
+            for what in ("norm_before", "norm_after")
+        )
         return Acted(
             n_steps=len(steps),
             cap=_share(capped.any(1)),
-            clip=_share((rows[:, shares] > 0).any(1)),
+            clip=_share(changed(before, after).any(1)),
             cap_by_group=dict(zip(self.names, map(_share, capped.T), strict=True)),
             absent_by_group=dict(zip(self.names, map(_share, ~present.T), strict=True)),
         )
@@ -231,7 +251,7 @@ class Trace:
             "version": _VERSION,
             "names": self.names,
             "layers": self._layers,
-            "parameters": self._parameters,
+            "parameters": tuple(self._parameters),
             "columns": tuple(self._columns),
             "capacity": self.capacity,
             "n_steps": self._rows.n_steps,
@@ -250,9 +270,10 @@ class Trace:
         for name, value in expected.items():
             if state[name] != value:
                 raise ValueError(f"`{name}` must be {value} as in this trace, got {state[name]}.")
-        self._layers, self._parameters = state["layers"], state["parameters"]
+        self._layers = state["layers"]
+        self._parameters = {name: code for code, name in enumerate(state["parameters"])}
         self._columns, self._waiting, self._last = [*state["columns"]], [], None
-        self._rows.capacity = min(self.capacity, max(1000, _MOST // max(len(self._columns), 1)))
+        self._rows.capacity = _affordable(self.capacity, len(self._columns))
         self._rows.restore(state["n_steps"], state["every"], state["steps"].tolist(), state["rows"])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -261,6 +282,15 @@ class Trace:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["names"], state["capacity"])  # type: ignore[misc]
         self.load_state_dict(state)
+
+
+def changed(before: Norms, after: Norms) -> Any:
+    """Say where a stage changed the norm of a gradient; never where one is not finite."""
+    return abs(after - before) > _TOLERANCE * before
+
+
+def _affordable(capacity: int, width: int) -> int:
+    return min(capacity, max(_LEAST, _MOST // max(width, 1)))
 
 
 def _share(acted: Tensor) -> float:

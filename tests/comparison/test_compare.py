@@ -15,6 +15,8 @@ import pytest
 
 import fairclip
 from fairclip.comparison import Comparison, RunError, Settings, prepare
+from fairclip.comparison._advice import advice_sentences, advise_arms
+from fairclip.comparison._arms import make_arms
 from fairclip.comparison._results import METRICS
 from tests.comparison._inputs import TINY, loans
 
@@ -130,9 +132,27 @@ def test_each_arm_that_caps_or_clips_has_advice(run: Comparison) -> None:
     assert set(whole.index) == set(run.trace["arm"]) - {"unclipped"}
     assert whole.loc["clip_norm", "stage"] == "Norm"
     trace = run.trace[run.trace["arm"] == "clip_norm"]
-    assert whole.loc["clip_norm", "acted"] == (trace["share_clipped[Norm]"] > 0).mean()
-    assert "active: Norm of clip_norm" in report["findings"][-1]
+    acted = trace["norm_after[Norm]"] < 0.999999 * trace["norm_before[Norm]"]
+    assert whole.loc["clip_norm", "acted"] == acted.mean()
+    assert any("active in the first seed: Norm of clip_norm" in s for s in report["findings"])
     assert "Advice on every stage" in (folder(run) / "report.html").read_text()
+
+
+def test_advice_says_what_to_do_about_a_stage_that_is_not_active_and_a_step_not_finite() -> None:
+    def steps(norm: float, after: float, n_bad: int = 0) -> pd.DataFrame:
+        trace = pd.DataFrame({"step": range(40), "share_clipped[Norm]": 0.0})
+        trace["nonfinite"], trace["first_nonfinite"] = trace["step"] < n_bad, "0.weight"
+        numbers = {"norm_before": norm, "norm_after": after, "threshold": 1.0, "cosine": 1.0}
+        return trace.assign(**{f"{name}[Norm]": number for name, number in numbers.items()})
+
+    traces = {"clip_norm": steps(0.5, 0.5), "fair_cap@2": steps(100.0, 1.0, n_bad=2)}
+    advice = advise_arms(traces, make_arms(Settings(quick=True)))
+    active, placebo, stalling, nonfinite = advice_sentences(advice)
+    assert active == "Stages that were active in the first seed: none."
+    assert placebo.startswith("clip_norm: Norm: placebo; it acted in 0.0% of the steps.")
+    assert "0.5 would act in one step of ten" in placebo
+    assert stalling.startswith("fair_cap@2: Norm: stalling")
+    assert "step 0, its gradient in 0.weight" in nonfinite
 
 
 def test_validation_figures_are_of_other_rows_and_in_the_json_alone(run: Comparison) -> None:
