@@ -41,7 +41,8 @@ def advice_sentences(advice: Mapping[str, Advice]) -> list[str]:
     for arm, one in advice.items():
         whole = one.stages[one.stages["scope"] == "all"].to_dict("records")
         rows = [row for row in whole if row["verdict"] == "active"]
-        active += [f"{row['stage']} of {arm} ({row['acted']:.0%} of the steps)" for row in rows]
+        active += [f"{row['stage']} of {arm} ({row['acted']:.0%})" for row in rows]
         rest = one.stages[(one.stages["scope"] == "all") & (one.stages["verdict"] != "active")]
         others += [f"{arm}: {text}" for text in replace(one, stages=rest).sentences()]
-    return [f"Stages that were active in the first seed: {', '.join(active) or 'none'}.", *others]
+    named = ", ".join(active) or "none"
+    return [f"Stages that were active (share of the first seed's steps): {named}.", *others]

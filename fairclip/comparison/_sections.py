@@ -152,7 +152,9 @@ def telemetry_section(
                 "Capped and absent: shares of the steps. Means over the seeds.",
             ),
             Table(
-                advice.set_index(["arm", "stage", "scope"]),
+                advice.rename(columns={"n_steps": "steps", "norm_before": "norm before"}).set_index(
+                    ["arm", "stage", "scope"]
+                ),
                 f"Advice on every stage, first seed. {RULE} Kept: the norm after over the norm "
                 "before; cosine: between the gradient before and after; both medians.",
             ),

@@ -134,7 +134,7 @@ def test_each_arm_that_caps_or_clips_has_advice(run: Comparison) -> None:
     trace = run.trace[run.trace["arm"] == "clip_norm"]
     acted = trace["norm_after[Norm]"] < 0.999999 * trace["norm_before[Norm]"]
     assert whole.loc["clip_norm", "acted"] == acted.mean()
-    assert any("active in the first seed: Norm of clip_norm" in s for s in report["findings"])
+    assert any("first seed's steps): Norm of clip_norm" in s for s in report["findings"])
     assert "Advice on every stage" in (folder(run) / "report.html").read_text()
 
 
@@ -148,7 +148,7 @@ def test_advice_says_what_to_do_about_a_stage_that_is_not_active_and_a_step_not_
     traces = {"clip_norm": steps(0.5, 0.5), "fair_cap@2": steps(100.0, 1.0, n_bad=2)}
     advice = advise_arms(traces, make_arms(Settings(quick=True)))
     active, placebo, stalling, nonfinite = advice_sentences(advice)
-    assert active == "Stages that were active in the first seed: none."
+    assert active == "Stages that were active (share of the first seed's steps): none."
     assert placebo.startswith("clip_norm: Norm: placebo; it acted in 0.0% of the steps.")
     assert "0.5 would act in one step of ten" in placebo
     assert stalling.startswith("fair_cap@2: Norm: stalling")
