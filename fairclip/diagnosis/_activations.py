@@ -16,6 +16,8 @@ _MAX_OF_DTYPE = 0.1
 def measure(run: Run, table: Measurements) -> None:
     """Measure the outputs of each layer: the median row, so that one odd row does not count."""
     for layer in run.layers:
+        if layer.rms is None:
+            continue
         table.add("activation RMS", layer.name, layer.rms)
         table.add("largest activation over the dtype's", layer.name, layer.largest)
 

@@ -48,11 +48,14 @@ class Batch:
             ValueError: If it has no rows, or inputs and targets have other numbers of rows.
         """
         if not isinstance(batch, tuple | list) or len(batch) != 2:
+            length = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
             raise TypeError(
-                f"`batch` must be a pair (inputs, targets), got {type(batch).__name__}. "
-                "Pass None as targets where the loss takes none."
+                f"`batch` must be a pair (inputs, targets), got {type(batch).__name__}{length}. "
+                "Put several inputs into a tuple or dict, and None where the loss takes no targets."
             )
         inputs, targets = batch
+        if isinstance(inputs, Mapping):  # other mappings are no trees of tensors for torch
+            inputs = dict(inputs)
         found = tensors(inputs)
         if not found:
             raise TypeError(

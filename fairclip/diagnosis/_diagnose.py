@@ -1,7 +1,9 @@
 """Look for the faults that clipping hides."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
@@ -33,7 +35,7 @@ def diagnose(
     loss_fn: LossFunction,
     optimizer: Optimizer | None = None,
 ) -> Diagnosis:
-    r"""Look for the faults that clipping hides, in one forward and backward pass.
+    r"""Look for the faults that clipping hides, with one batch.
 
     .. math:: \ell = \frac{1}{B} \sum_i \ell_i, \qquad
         \delta_l = \lVert \partial \ell / \partial h_l \rVert_2, \qquad
@@ -47,10 +49,18 @@ def diagnose(
     measured, is in ``to_frame()``.
 
     Model, loss and optimizer are the user's own and are left as they were, bit for bit: parameters,
-    ``.grad``, buffers, what modules and optimizer remember, random numbers. The model is run in the
-    mode (train or eval) that it is in. A few rows are passed backward on their own, and for the
-    update the optimizer takes a step, which is undone; its hooks, an attached clip among them, do
-    not run, so that this is the update of the unclipped gradient.
+    ``.grad``, buffers, attributes of modules (numbers, tensors, and lists, dicts, sets and deques
+    of them), the optimizer's state, random numbers. Not put back is what other objects remember: a
+    meter in an attribute that counts in itself, a file, a module that only a function as
+    ``loss_fn`` reaches (pass a loss with state as a module). The model is run as it is, in train or
+    eval mode, without compilation. For the update the optimizer takes a step, which is undone; its
+    hooks, an attached clip among them, do not run, so that this is the update of the unclipped
+    gradient.
+
+    It costs a forward pass, a backward pass over the batch, a second run of recurrent layers and,
+    where the loss has rows, a backward pass for each of up to 24 rows: the time of up to about 25
+    training steps. Beside the memory of a step there are copies of the weights, of the optimizer's
+    state, and two of the gradients.
 
     Args:
         model: Any module with trainable parameters.
@@ -92,19 +102,32 @@ def diagnose(
         >>> [(finding.fault, finding.where) for finding in found]
         [('input scale', '0, feature 1')]
     """
+    model = getattr(model, "_orig_mod", model)  # torch.compile wraps it
     optimizer = _check(model, loss_fn, optimizer)
     checked = Batch.of(batch)
     table = Measurements()
     modules = [m for m in (model, loss_fn) if isinstance(m, nn.Module)]
-    with untouched(modules, optimizer):
+    with (
+        untouched(modules, optimizer) as before,
+        torch.compiler.set_stance("force_eager"),
+        _differentiable(modules),
+    ):
         run = Run.of(model, checked, loss_fn)
         for family in _OF_THE_MODEL:
             family.measure(run, table)
         if optimizer is not None:
             _momentum.measure(run, optimizer, table)
-            _learning_rate.measure(run, optimizer, loss_fn, table)
+            _learning_rate.measure(run, optimizer, loss_fn, before, table)
     families = (*_OF_THE_MODEL, *_OF_THE_OPTIMIZER)
     return Diagnosis.of(table, [found for family in families for found in family.check(table)])
+
+
+def _differentiable(modules: list[nn.Module]) -> AbstractContextManager[None]:
+    """Go without cuDNN where it takes no gradient: recurrent layers in eval mode."""
+    of_all = (m for top in modules for m in top.modules())
+    if any(isinstance(m, nn.RNNBase) and not m.training for m in of_all):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
 
 
 def _check(model: Any, loss_fn: Any, optimizer: Any) -> Optimizer | None:
@@ -126,16 +149,16 @@ def _check(model: Any, loss_fn: Any, optimizer: Any) -> Optimizer | None:
         )
     if optimizer is None:
         return None
+    # Accelerate and Lightning wrap it.
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"`optimizer` must be a torch.optim.Optimizer, got {type(optimizer).__name__}."
         )
-    inner: Optimizer = getattr(
-        optimizer, "optimizer", optimizer
-    )  # Accelerate and Lightning wrap it
-    if not trainable & {id(p) for group in inner.param_groups for p in group["params"]}:
+    if not trainable & {id(p) for group in optimizer.param_groups for p in group["params"]}:
         raise ValueError(
             "`optimizer` must hold parameters of `model`, and it holds none of them. "
             "Make it from `model.parameters()`, after the model was moved to its device."
         )
-    return inner
+    return optimizer

@@ -44,10 +44,10 @@ class Diagnosis:
     def from_trace(cls, trace: Trace | pd.DataFrame) -> "Diagnosis":
         """Diagnose a run from what its steps recorded.
 
-        Columns that are missing, and statistics that need more steps than there are (20), are not
-        measured. Findings: gradients that grow or spike, gradients and updates that have become too
-        small to change anything, a learning rate too large, updates that are large although the
-        clipped gradient is small, and steps with non-finite gradients.
+        Findings: gradients that grow or spike, gradients and updates that have become too small to
+        change anything, a learning rate too large, updates that are large although the clipped
+        gradient is small, and steps with non-finite gradients. All but the last need 20 steps with
+        their columns; printing the diagnosis says what was not looked for.
 
         Args:
             trace: A trace, or what its ``to_frame()`` returned. Used: ``step``, ``norm_uncapped``,
@@ -75,15 +75,16 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """Return a text to read."""
-        n = len(self.findings)
-        if not n:
-            return f"Nothing was found in {len(self.measurements):,} measurements."
-        text = [f"{n} finding{'s' * (n > 1)} in {len(self.measurements):,} measurements."]
+        n, notes = len(self.findings), self.measurements.notes
+        found = f"{n} finding{'s' * (n > 1)}" if n else "Nothing was found"
+        text = [f"{found} in {len(self.measurements) - len(notes):,} measurements."]
         for i, finding in enumerate(self.findings, 1):
             text += ["", f"{i}. {finding.fault}: {finding.where}", indent(_explain(finding), "   ")]
         if self.symptoms:
             text += ["", "These may follow from the above. Mend it, then diagnose again."]
             text += [f"   {s.fault}: {s.where}. {s.evidence}" for s in self.symptoms]
+        if notes:
+            text += ["", "Not measured:", *(f"   {note}" for note in notes)]
         return "\n".join(text)
 
 

@@ -1,5 +1,6 @@
 """The scale of the data where it enters the first trainable layers."""
 
+import math
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from fairclip.diagnosis._weighted import WEIGHTED, is_convolution
 # section 4.3). 95 % of a standard normal feature lie within 2, of a long-tailed one within 4; ages
 # reach 65 and pixels 255.
 _MAX_MAGNITUDE = 10.0
-# A feature this small is invisible beside a bias or a feature of unit size.
+# A feature this small is invisible beside a bias or a feature of unit size, where it is not zero.
 _MIN_RMS = 1e-3
+# Values that are not zero; fewer say nothing of a scale.
+_MIN_NONZERO = 5
 # The share of values that must lie within the magnitude, so that one odd row in 20 is no feature.
 _SHARE = 0.95
 
@@ -29,11 +32,18 @@ def measure(run: Run, table: Measurements) -> None:
         data = layer.data
         if data is None or not (layer.trains and isinstance(layer.module, WEIGHTED)):
             continue
+        if layer.after_frozen:
+            note = "frozen layers ran before it: whether they made its inputs cannot be told"
+            table.add("input magnitude", layer.name, math.nan, note)
+            continue
         features = _features(values(data), layer.module)
         within = int(_SHARE * (features.shape[1] - 1))
+        n_nonzero = features.count_nonzero(1)
+        sizes = features.norm(dim=1) / n_nonzero.clamp(min=1).sqrt()
         quantities = {
             "input mean": features.mean(1),
             "input std": features.std(1, correction=0),
+            "input RMS of non-zero values": sizes.where(n_nonzero >= _MIN_NONZERO, math.nan),
             "input magnitude": features.abs().sort(1).values[:, within],
         }
         for quantity, numbers in quantities.items():
@@ -52,9 +62,9 @@ def check(table: Measurements) -> Iterator[Finding]:
     means = table.of("input mean")
     spread = {where: std for where, std in table.of("input std").items() if std > 0}
     magnitude = table.of("input magnitude")
+    rms = table.of("input RMS of non-zero values")
     large = {where: magnitude[where] for where in spread if magnitude[where] > _MAX_MAGNITUDE}
-    rms = {where: (means[where] ** 2 + std**2) ** 0.5 for where, std in spread.items()}
-    small = {where: x for where, x in rms.items() if x < _MIN_RMS}
+    small = {where: rms[where] for where in spread if rms[where] < _MIN_RMS}
     if large:
         where = max(large, key=lambda name: large[name])
         yield Finding(
@@ -73,7 +83,7 @@ def check(table: Measurements) -> Iterator[Finding]:
             fault="input scale",
             where=where,
             evidence=f"{len(small)} of {len(means)} features vary, but with a root mean square "
-            f"below {_MIN_RMS:g}; this one has {small[where]:.4g}.",
+            f"of what is not zero below {_MIN_RMS:g}; this one has {small[where]:.4g}.",
             value=small[where],
             threshold=_MIN_RMS,
             remedy=_REMEDY,

@@ -1,14 +1,15 @@
 """The size of an update against that of the weights."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fairclip.diagnosis._finding import Finding
-from fairclip.diagnosis._host import norm, values
+from fairclip.diagnosis._host import norm
 from fairclip.diagnosis._measurements import Measurements
 from fairclip.diagnosis._run import LossFunction, Run
 
@@ -19,32 +20,41 @@ MAX_UPDATE_RATIO = 0.1
 _MAX_OF_A_LAYER = 1.0
 
 
-def measure(run: Run, optimizer: Optimizer, loss_fn: LossFunction, table: Measurements) -> None:
+def measure(
+    run: Run,
+    optimizer: Optimizer,
+    loss_fn: LossFunction,
+    before: Mapping[int, Tensor],
+    table: Measurements,
+) -> None:
     r"""Take one step and measure its ratio to each weight of at least two dimensions.
 
     .. math:: \lVert \Delta w \rVert_2 / \max(\lVert w \rVert_2, \sqrt{n_{out}})
 
     where the root is the norm of a weight of standard deviation :math:`1 / \sqrt{n_{in}}`: a layer
-    that starts at zero has to begin somewhere.
+    that starts at zero has to begin somewhere. ``before`` holds the weights by identity.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     stepped = {name: p for name, p in run.parameters.items() if id(p) in held and p.dim() > 1}
-    before = {name: values(p) for name, p in stepped.items()}
     _step(run, optimizer, loss_fn)
     for name, p in stepped.items():
-        size = max(norm([before[name]]), p.shape[0] ** 0.5)
-        table.add("update ratio", name, norm([values(p) - before[name]]) / size)
+        size = max(norm([before[id(p)]]), p.shape[0] ** 0.5)
+        table.add("update ratio", name, norm([p.detach() - before[id(p)]]) / size)
 
 
 def _step(run: Run, optimizer: Optimizer, loss_fn: LossFunction) -> None:
     for name, p in run.parameters.items():
         p.grad = run.gradients[name]
-    parameters = inspect.signature(optimizer.step).parameters.values()
-    needs_closure = any(p.name == "closure" and p.default is p.empty for p in parameters)
-    if needs_closure:  # L-BFGS evaluates the loss more than once
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is None:
+        optimizer.step()
+    elif closure.default is closure.empty:  # L-BFGS evaluates the loss more than once
         optimizer.step(_closure(run, loss_fn))
     else:
-        optimizer.step()
+        try:
+            optimizer.step()
+        except Exception:  # some need it all the same, and say so each in its own way
+            optimizer.step(_closure(run, loss_fn))
 
 
 def _closure(run: Run, loss_fn: LossFunction) -> Callable[[], float]:

@@ -18,8 +18,15 @@ class Measurements:
         self._rows.append((quantity, where, value, note))
 
     def of(self, quantity: str) -> dict[str, float]:
-        """Return a quantity by place."""
-        return {where: value for name, where, value, _ in self._rows if name == quantity}
+        """Return a quantity by place, without what could not be measured."""
+        return {
+            where: value for name, where, value, note in self._rows if name == quantity and not note
+        }
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be measured, and why."""
+        return [f"{name} ({where}): {note}" for name, where, _, note in self._rows if note]
 
     def to_frame(self) -> pd.DataFrame:
         """Return the columns quantity, where, value and note."""

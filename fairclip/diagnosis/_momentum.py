@@ -46,7 +46,8 @@ def measure(run: Run, optimizer: Optimizer, table: Measurements) -> None:
     if directions:
         size = norm(directions)
         table.add("direction over gradient", "optimizer", size / gradient)
-        table.add("step over weights", "optimizer", step * size / norm(run.parameters.values()))
+        weights = norm(run.parameters.values())
+        table.add("step over weights", "optimizer", step * size / weights if weights else 0.0)
     elif any(memory is not None for memory in memories):
         table.add("momentum over gradient", "optimizer", norm(memories) / gradient)
 
@@ -54,7 +55,8 @@ def measure(run: Run, optimizer: Optimizer, table: Measurements) -> None:
 def _average(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor | None:
     buffer: Tensor | None = state.get("momentum_buffer")
     average: Tensor | None = state.get("exp_avg")
-    if buffer is not None and "dampening" in group:  # other buffers have other units
+    # Other buffers have other units, and with a dampening of 1 the first gradient stays alone.
+    if buffer is not None and group.get("dampening", 1) != 1:
         factor: float = (1 - group["momentum"]) / (1 - group["dampening"])
         return buffer * factor
     if average is not None and "betas" in group and "step" in state:

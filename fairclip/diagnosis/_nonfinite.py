@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from fairclip.diagnosis._batch import tensors
 from fairclip.diagnosis._finding import Finding
-from fairclip.diagnosis._host import n_nonfinite
+from fairclip.diagnosis._host import n_nan, n_nonfinite
 from fairclip.diagnosis._measurements import Measurements
 from fairclip.diagnosis._run import Run
 
@@ -25,17 +25,18 @@ _REMEDY = {
 
 def measure(run: Run, table: Measurements) -> None:
     """Count them in the order in which one causes the next."""
-    counts = {f"parameter {name}": n_nonfinite(p) for name, p in run.model.named_parameters()}
-    floats = [x for x in tensors(run.batch.inputs) if x.is_floating_point()]
-    counts |= {f"input {i}": n_nonfinite(x) for i, x in enumerate(floats)}
-    counts |= {f"output of {layer.name}": layer.n_nonfinite for layer in run.layers}
-    counts["loss"] = n_nonfinite(run.losses)
+    parameters = {f"parameter {name}": n_nonfinite(p) for name, p in run.model.named_parameters()}
+    later = {f"output of {x.name}": x.n_nonfinite for x in run.layers if x.rms is not None}
+    later["loss"] = n_nonfinite(run.losses)
     for layer in reversed(run.layers):  # a backward pass goes from the last to the first
-        own = {id(p) for p in layer.module.parameters(recurse=False)}
-        found = [g for name, g in run.gradients.items() if id(run.parameters[name]) in own]
-        counts[f"gradient of {layer.name}"] = sum(n_nonfinite(g) for g in found if g is not None)
-        counts[f"gradient of {layer.name}"] += not math.isfinite(layer.gradient or 0.0)
-    for where, count in counts.items():
+        count = sum(n_nonfinite(gradient) for _, _, gradient in run.own(layer))
+        count += not math.isfinite(layer.gradient or 0.0)
+        later[f"gradient of {layer.name}"] = count
+    floats = [x for x in tensors(run.batch.inputs) if x.is_floating_point()]
+    # A mask may well be infinite, as long as nothing that is made with it is.
+    count_of = n_nonfinite if any(later.values()) else n_nan
+    inputs = {f"input {i}": count_of(x) for i, x in enumerate(floats)}
+    for where, count in (parameters | inputs | later).items():
         table.add(_QUANTITY, where, count)
 
 

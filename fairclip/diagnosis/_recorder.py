@@ -1,5 +1,6 @@
 """What the modules took and gave in one forward pass, in the order in which they gave it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fairclip.diagnosis._batch import detached, tensors
-from fairclip.diagnosis._host import n_nonfinite, values
+from fairclip.diagnosis._host import n_nonfinite, row_rms, stored
+from fairclip.diagnosis._weighted import own_parameters
 
 
 @dataclass(slots=True, eq=False)
@@ -21,7 +23,10 @@ class Layer:
         name: As in ``named_modules()``; the model itself is "model".
         module: The module.
         trains: Whether it has trainable parameters itself, not only in its submodules.
-        rms: The root mean square of the median row of its outputs, the largest of all calls.
+        frozen: Whether it has parameters itself, and none is trainable.
+        after_frozen: Whether a frozen layer was called before it.
+        rms: The root mean square of the median row of its outputs, the largest of all calls; None
+            where they depend on no parameter.
         largest: The largest absolute output, as a share of the largest number of its dtype.
         n_nonfinite: Elements of the outputs that are inf or NaN.
         data: The first argument of the first call, where it depends on no parameter.
@@ -34,7 +39,9 @@ class Layer:
     name: str
     module: nn.Module
     trains: bool
-    rms: float = 0.0
+    frozen: bool
+    after_frozen: bool
+    rms: float | None = None
     largest: float = 0.0
     n_nonfinite: int = 0
     data: Tensor | None = None
@@ -50,16 +57,15 @@ class Layer:
             self.data = taken[0].detach().clone()
         if not self.edges and isinstance(self.module, nn.RNNBase):
             self.arguments = detached(arguments)
-        # What depends on no parameter is no activation: a mask may well be infinite.
         made = [x for x in tensors(outputs) if x.requires_grad]
-        for x in made:
-            numbers = values(x)
+        # What depends on no parameter is no activation: a mask may well be infinite.
+        measured = [x for x in tensors(outputs) if x.is_floating_point()] if self.frozen else made
+        for numbers in map(stored, measured):
             self.n_nonfinite += n_nonfinite(numbers)
             if numbers.numel():
-                rows = numbers.reshape(x.shape[0] if x.dim() > 1 else 1, -1)
-                self.rms = max(self.rms, float(rows.square().mean(1).sqrt().median()))
-                largest = float(numbers.abs().max()) / torch.finfo(x.dtype).max
-                self.largest = max(self.largest, largest)
+                self.rms = max(self.rms or 0.0, row_rms(numbers))
+                largest = torch.linalg.vector_norm(numbers, math.inf)
+                self.largest = max(self.largest, float(largest) / torch.finfo(numbers.dtype).max)
         self.edges.append([get_gradient_edge(x) for x in made])
         self.output = made[0] if made else None
 
@@ -69,18 +75,25 @@ def recording(model: nn.Module) -> Iterator[list[Layer]]:
     """Record the modules that compute something themselves, for as long as it is open."""
     layers: list[Layer] = []
     by_module: dict[nn.Module, Layer] = {}
-    names = {module: name or "model" for name, module in model.named_modules()}
+    names = {
+        module: name or "model"
+        for name, module in model.named_modules()
+        if "parametrizations" not in name.split(".")  # what makes a weight is no layer
+    }
 
     def hook(
         module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any
     ) -> None:
         if module not in by_module:
-            trains = any(p.requires_grad for p in module.parameters(recurse=False))
-            by_module[module] = Layer(names[module], module, trains)
+            held = own_parameters(module).values()
+            trains = any(p.requires_grad for p in held)
+            frozen = bool(held) and not trains
+            after_frozen = any(layer.frozen for layer in layers)
+            by_module[module] = Layer(names[module], module, trains, frozen, after_frozen)
             layers.append(by_module[module])
         by_module[module].see((args, kwargs), outputs)
 
-    own = [m for m in names if not any(m.children()) or any(True for _ in m.parameters(False))]
+    own = [m for m in names if not any(m.children()) or own_parameters(m)]
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module in own]
     try:
         yield layers

@@ -1,5 +1,6 @@
 """Recurrent layers: the spectral radius, and products of Jacobians over time. T is time steps."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from fairclip.diagnosis._host import norm, values
 from fairclip.diagnosis._measurements import Measurements
 from fairclip.diagnosis._recorder import Layer
 from fairclip.diagnosis._run import Run
-from fairclip.diagnosis._weighted import n_gates
+from fairclip.diagnosis._weighted import n_gates, weights
 
 # A radius above 1 is necessary for explosion where the activation's slope is at most 1 (Pascanu et
 # al. 2013, section 2.1), but far from sufficient: trained tanh networks, which saturate, reach 1.6.
@@ -44,9 +45,14 @@ def measure(run: Run, table: Measurements) -> None:
         if not isinstance(layer.module, nn.RNNBase | nn.RNNCellBase):
             continue
         gates = n_gates(layer.module)
-        for name, weight in layer.module.named_parameters(recurse=False):
-            if name.startswith("weight_hh") and weight.isfinite().all():
-                table.add("spectral radius", f"{layer.name}.{name}", _radius(weight, gates))
+        for name, weight in weights(layer.module):
+            if not name.startswith("weight_hh") or not weight.isfinite().all():
+                continue
+            where, square = f"{layer.name}.{name}", weight.shape[0] == gates * weight.shape[1]
+            if square:
+                table.add("spectral radius", where, _radius(weight, gates))
+            else:
+                table.add("spectral radius", where, math.nan, "a projected state has no matrix")
         norms = _through_time(layer)
         if len(norms) >= _MIN_STEPS and norms[-1] > 0:
             table.add("growth over time", layer.name, max(norms) / norms[-1])
@@ -56,8 +62,6 @@ def measure(run: Run, table: Measurements) -> None:
 def _radius(weight: Tensor, gates: int) -> float:
     """Return the largest, over the gates' matrices, of slope times spectral radius."""
     blocks = values(weight).chunk(gates)
-    if blocks[0].shape[0] != blocks[0].shape[1]:  # a projected state: no single matrix
-        return float("nan")
     slope = _GATE_SLOPE if gates > 1 else 1.0
     return slope * max(float(torch.linalg.eigvals(block).abs().max()) for block in blocks)
 

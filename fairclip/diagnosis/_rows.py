@@ -61,7 +61,7 @@ def _at_output(run: Run, by_row: Tensor) -> Tensor:
 def _choose(losses: Tensor, at_output: Tensor) -> tuple[set[int], set[int]]:
     order = at_output.argsort(descending=True).tolist()
     suspects = {*order[:_N_SUSPECTS], *losses.argsort(descending=True)[:_N_SUSPECTS].tolist()}
-    return suspects, set(order[:: max(1, len(order) // _N_USUAL)])
+    return suspects, {order[i * len(order) // _N_USUAL] for i in range(_N_USUAL)}
 
 
 def check(table: Measurements) -> Iterator[Finding]:

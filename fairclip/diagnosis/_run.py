@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fairclip.diagnosis._batch import Batch, tensors
 from fairclip.diagnosis._host import norm
 from fairclip.diagnosis._recorder import Layer, recording
+from fairclip.diagnosis._weighted import own_parameters
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -35,6 +36,15 @@ class Run:
     outputs: list[Tensor]
     losses: Tensor
     gradients: dict[str, Tensor | None]
+
+    def own(self, layer: Layer) -> list[tuple[str, Tensor, Tensor]]:
+        """Return the layer's own parameters that have a gradient, as name, value and gradient."""
+        by_parameter = {id(p): self.gradients[name] for name, p in self.parameters.items()}
+        return [
+            (name, p, gradient)
+            for name, p in own_parameters(layer.module).items()
+            if (gradient := by_parameter.get(id(p))) is not None
+        ]
 
     @classmethod
     def of(cls, model: nn.Module, batch: Batch, loss_fn: LossFunction) -> "Run":
@@ -78,7 +88,8 @@ class Run:
 
 _INDEPENDENT = (
     "The loss must depend on the model's trainable parameters, and it does not. Compute it from "
-    "the model's outputs, without `detach`, `no_grad`, `item` or numpy on the way."
+    "the model's outputs, without `detach`, `no_grad`, `item` or numpy on the way, and checkpoint "
+    "with use_reentrant=False."
 )
 
 

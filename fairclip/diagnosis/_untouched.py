@@ -2,7 +2,7 @@
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from typing import Any
@@ -16,17 +16,21 @@ _OF_TORCH = vars(nn.Module()).keys()
 
 
 @contextmanager
-def untouched(modules: Sequence[nn.Module], optimizer: Optimizer | None) -> Iterator[None]:
+def untouched(
+    modules: Sequence[nn.Module], optimizer: Optimizer | None
+) -> Iterator[Mapping[int, Tensor]]:
     """Undo, bit for bit, whatever happens to these inside, also when it raises.
 
     Inside, the gradients are None, modules and optimizer work on copies of their state, and the
-    optimizer's hooks are off: what they remember could not be put back.
+    optimizer's hooks are off: what they remember could not be put back. Yields the parameters as
+    they were, by identity.
     """
     modules = [m for top in modules for m in top.modules()]
     parameters: dict[int, Tensor] = {id(p): p for m in modules for p in m.parameters(recurse=False)}
     if optimizer is not None:
         parameters |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    saved = [(p, p.detach().clone(), p.grad) for p in parameters.values()]
+    saved = {key: p.detach().clone() for key, p in parameters.items()}
+    gradients = {key: p.grad for key, p in parameters.items()}
     with ExitStack() as stack:
         stack.enter_context(_random_numbers([p.device for p in parameters.values()]))
         stack.enter_context(torch.enable_grad())
@@ -36,12 +40,12 @@ def untouched(modules: Sequence[nn.Module], optimizer: Optimizer | None) -> Iter
         try:
             for p in parameters.values():
                 p.grad = None
-            yield
+            yield saved
         finally:
             with torch.no_grad():
-                for p, value, gradient in saved:
-                    p.copy_(value)
-                    p.grad = gradient
+                for key, p in parameters.items():
+                    p.copy_(saved[key])
+                    p.grad = gradients[key]
 
 
 @contextmanager
@@ -77,25 +81,36 @@ def _modules(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _copied(x: Any, copies: dict[int, Any]) -> Any:
+    """Return a copy of a tensor or container, with copies of those in it; other things as is."""
+    if id(x) in copies:
+        return copies[id(x)]
     if isinstance(x, Tensor) and not x.requires_grad:
-        return copies.setdefault(id(x), x.clone())
-    if isinstance(x, list | dict | set | deque):
-        return copies.setdefault(id(x), copy(x))
-    return x
+        copies[id(x)] = x.clone()
+    elif isinstance(x, list | dict | set | deque):
+        copies[id(x)] = new = copy(x)  # before what is in it, which may be itself
+        if isinstance(new, dict):
+            new.update((key, _copied(value, copies)) for key, value in new.items())
+        elif not isinstance(new, set):
+            new.clear()
+            new.extend(_copied(value, copies) for value in x)
+    return copies.get(id(x), x)
 
 
 @contextmanager
 def _optimizer(optimizer: Optimizer, parameters: dict[int, Tensor]) -> Iterator[None]:
-    old = vars(optimizer).copy()
-    memo = dict(parameters)  # deepcopy finds the parameters here, so they are not copied
+    inner = [x for x in vars(optimizer).values() if isinstance(x, Optimizer)]
+    old = {x: vars(x).copy() for x in (optimizer, *inner)}
+    memo: dict[int, Any] = dict(parameters)  # deepcopy finds them here, so they are not copied
     try:
-        vars(optimizer).update(
-            state=deepcopy(optimizer.state, memo),
-            param_groups=deepcopy(optimizer.param_groups, memo),
-            _optimizer_step_pre_hooks=OrderedDict(),
-            _optimizer_step_post_hooks=OrderedDict(),
-        )
+        for x in old:
+            vars(x).update(
+                state=deepcopy(x.state, memo),
+                param_groups=deepcopy(x.param_groups, memo),
+                _optimizer_step_pre_hooks=OrderedDict(),
+                _optimizer_step_post_hooks=OrderedDict(),
+            )
         yield
     finally:
-        vars(optimizer).clear()
-        vars(optimizer).update(old)
+        for x, attributes in old.items():
+            vars(x).clear()
+            vars(x).update(attributes)

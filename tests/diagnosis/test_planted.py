@@ -251,6 +251,7 @@ def test_a_scalar_loss_says_that_rows_cannot_be_told() -> None:
     frame = diagnosis.to_frame()
     (note,) = frame.loc[frame["quantity"] == "row gradient norm", "note"]
     assert "cannot be told" in note
+    assert f"Not measured:\n   row gradient norm (batch): {note}" in str(diagnosis)
 
 
 class Apply(nn.Module):

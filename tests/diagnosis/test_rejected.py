@@ -18,7 +18,7 @@ ROWS = torch.randn(8, 13)
     ("batch", "error", "message"),
     [
         (ROWS, TypeError, r"`batch` must be a pair \(inputs, targets\), got Tensor"),
-        ((ROWS, labels(8), 1), TypeError, "`batch` must be a pair"),
+        ((ROWS, labels(8), 1), TypeError, "`batch` must be a pair .*, got tuple of 3"),
         (([[1.0]], labels(8)), TypeError, "`batch` must hold inputs that are a tensor"),
         ((ROWS[:0], labels(0)), ValueError, "`batch` must have rows, got none"),
         ((ROWS, labels(7)), ValueError, r"inputs of shape \(8, 13\) and targets of shape \(7,\)"),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from fairclip.clipping import Norm, Update
 from fairclip.diagnosis import Diagnosis
@@ -91,6 +92,61 @@ def test_an_update_that_the_clipped_gradient_does_not_account_for() -> None:
     assert_only(Diagnosis.from_trace(frame), "large update", f"step {step}")
 
 
+SCHEDULES: dict[str, tuple[Any, dict[str, float]]] = {
+    "exponential": (lr_scheduler.ExponentialLR, {"gamma": 0.98}),
+    "steps": (lr_scheduler.StepLR, {"step_size": 75}),
+    "warm-up": (lr_scheduler.LinearLR, {"start_factor": 1e-3, "total_iters": 100}),
+    "restarts": (lr_scheduler.CosineAnnealingWarmRestarts, {"T_0": 75, "eta_min": 1e-5}),
+    "unclipped": (lr_scheduler.ExponentialLR, {"gamma": 0.98}),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_are_no_large_updates(schedule: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kind, options = SCHEDULES[schedule]
+    scheduler = kind(optimizer, **options)
+    trace = Trace()
+    Norm(max_norm=1e9 if schedule == "unclipped" else 0.05).attach(optimizer, trace=trace)
+    Update(max_norm=math.inf).attach(optimizer, trace=trace)
+    for _ in range(300):
+        inputs = torch.randn(64, 8)
+        optimizer.zero_grad()
+        (model(inputs) - inputs.sum(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+    assert_nothing(Diagnosis.from_trace(trace))
+
+
+def test_a_large_update_under_a_schedule() -> None:
+    frame = run()
+    frame["norm_clipped"] = np.where(frame["step"] == 150, 0.05 + 1e-8, 0.05)
+    frame["update_norm"] = 0.01 * 0.98 ** frame["step"]
+    assert_nothing(Diagnosis.from_trace(frame))
+    frame.loc[150, "update_norm"] = 0.01  # 20 times what is usual then, and as at the start
+    assert_only(Diagnosis.from_trace(frame), "large update", "step 150")
+
+
+def test_steps_that_are_counted_twice() -> None:
+    """As when a run is resumed from a checkpoint and both traces are joined."""
+    frame = pd.concat([run(), run()[150:]])
+    assert_nothing(Diagnosis.from_trace(frame))
+    frame["norm_uncapped"] *= np.where(np.arange(len(frame)) == 220, 1e4, 1)
+    assert_only(Diagnosis.from_trace(frame), "exploding gradients", "step 170")
+    frame["norm_uncapped"] *= 1.06 ** np.arange(len(frame))
+    frame.loc[frame.index == 160, ["nonfinite", "update_norm"]] = [True, 0.5]
+    assert Diagnosis.from_trace(frame).findings
+
+
+def test_too_few_steps_are_said_to_be_too_few() -> None:
+    text = str(Diagnosis.from_trace(run(n=1)))
+    assert text.startswith("Nothing was found in 5 measurements.")
+    assert "exploding gradients (run): needs 20 steps with norm_uncapped, got 1" in text
+    assert "Not measured" not in str(Diagnosis.from_trace(run(n=20)))
+
+
 def test_non_finite_steps() -> None:
     frame = run()
     frame.loc[[30, 31], "nonfinite"] = True
@@ -107,7 +163,8 @@ def test_missing_columns_and_few_steps_are_not_measured() -> None:
     assert_nothing(Diagnosis.from_trace(pd.DataFrame({"norm_clipped": [1.0, 1e9]})))
     frame = run().drop(columns=["norm_uncapped", "step"])
     assert_nothing(Diagnosis.from_trace(frame))
-    assert set(Diagnosis.from_trace(frame).to_frame()["quantity"]) == {
+    measured = Diagnosis.from_trace(frame).to_frame().query("note == ''")
+    assert set(measured["quantity"]) == {
         "norm_clipped", "update_norm", "update_ratio", "nonfinite"
     }  # fmt: skip
     assert_nothing(Diagnosis.from_trace(run(n=0)))

@@ -68,7 +68,7 @@ def test_a_step_after_it_is_the_step_without_it() -> None:
 
 
 class Remembers(nn.Module):
-    """Count calls in an attribute, a list, a buffer that is bound anew and one in place."""
+    """Count calls in an attribute, in lists, in a buffer that is bound anew and in one in place."""
 
     counted: Tensor
     bound: Tensor
@@ -77,6 +77,7 @@ class Remembers(nn.Module):
         super().__init__()
         self.calls = 0
         self.history: list[int] = []
+        self.nested: dict[str, list[Tensor]] = {"calls": [], "sums": [torch.zeros(())]}
         self.register_buffer("counted", torch.zeros(()))
         self.register_buffer("bound", torch.zeros(()))
         self.net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(13, 5))
@@ -84,6 +85,8 @@ class Remembers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.history.append(self.calls)
+        self.nested["calls"].append(x)
+        self.nested["sums"][0] += 1
         self.counted += 1
         self.bound = self.bound + 1
         noise = random.random() + np.random.rand() + torch.rand(())  # noqa: NPY002
@@ -98,6 +101,7 @@ def test_what_a_module_remembers_and_draws() -> None:
         case.diagnose()
     case.model(case.inputs.clone())
     assert case.model.calls == int(case.model.counted) == int(case.model.bound) == 1
+    assert len(case.model.nested["calls"]) == int(case.model.nested["sums"][0]) == 1
 
 
 @pytest.mark.parametrize("when", ["forward", "loss", "step"])
@@ -187,6 +191,20 @@ def test_batches_of_other_kinds(kind: str) -> None:
     assert not diagnosis.findings
     assert diagnosis.measurements.of("rate over time")["lstm"] > 0.25
     assert len(diagnosis.measurements.of("input std")) == 4  # the head also takes the state
+
+
+def test_no_more_passes_than_are_said() -> None:
+    """One, one for the outputs' gradients, and one each for 24 rows at most."""
+    torch.manual_seed(0)
+    for n_rows in (16, 31, 33, 47, 64):
+        seen: list[int] = []
+        case = Case(mlp(13, 5), torch.randn(n_rows, 13), labels(n_rows))
+        case.model[0].register_forward_hook(
+            lambda _module, _taken, given, seen=seen: given.register_hook(seen.append) and None
+        )
+        table = case.diagnose().measurements
+        assert 1 < len(seen) <= 26
+        assert 8 <= len(table.of("usual row gradient norm")) <= 16
 
 
 def test_checkpointed_and_in_place_layers() -> None:
