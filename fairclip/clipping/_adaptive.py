@@ -19,7 +19,8 @@ Memory = dict[str, Tensor]  # float64; the last dimension is S
 class AdaptiveState:
     """What an adaptive mode remembers; made by its ``init``, updated by each call.
 
-    It moves to the device of the norms.
+    It moves to the device of the norms, and takes in scopes that appear later, such as those of a
+    parameter group that is added: each starts as in a first step.
 
     Attributes:
         mode: The name of the mode.
@@ -27,10 +28,14 @@ class AdaptiveState:
         memory: What the mode keeps of each, by name.
     """
 
-    def __init__(self, mode: str, scopes: Sequence[str], memory: Memory) -> None:
+    def __init__(self, mode: str, scopes: Sequence[str], start: Memory) -> None:
         self.mode = mode
         self.scopes = list(scopes)
-        self.memory = memory  # its tensors are replaced, never changed
+        self._start = start  # of one scope
+        self.memory = self._fresh(len(scopes))  # its tensors are replaced, never changed
+
+    def _fresh(self, n_scopes: int) -> Memory:
+        return {name: one.repeat_interleave(n_scopes, -1) for name, one in self._start.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs; the settings are the mode's."""
@@ -40,20 +45,27 @@ class AdaptiveState:
         """Take over what `state_dict` returned, saved on any device.
 
         Raises:
-            ValueError: If it is of another mode, of other scopes or of another window.
+            ValueError: If it is of another mode, lacks a scope, or is of another window.
         """
-        for own, saved in ((self.mode, state.get("mode")), (self.scopes, state.get("scopes"))):
-            if own != saved:
-                raise ValueError(f"The state to load is of {saved}, this one of {own}.")
-        for name, kept in self.memory.items():
-            saved = state["memory"][name]
-            if saved.shape != kept.shape:
+        if state.get("mode") != self.mode:
+            raise ValueError(
+                f"The state to load is of {state.get('mode')}, this one of {self.mode}: resume "
+                "with the mode it was saved with."
+            )
+        scopes, memory = state["scopes"], state["memory"]
+        if not {*self.scopes} <= {*scopes}:
+            raise ValueError(
+                f"The state to load is of {scopes}, this one of {self.scopes}: resume with the "
+                "`scope` and the parameters it was saved with, and load before new ones are added."
+            )
+        for name, one in self._start.items():
+            if memory[name].shape[:-1] != one.shape[:-1]:
                 raise ValueError(
-                    f"`{name}` in the state to load has the shape {tuple(saved.shape)}, here it is "
-                    f"{tuple(kept.shape)}: resume with the same `window`."
+                    f"`{name}` in the state to load has the shape {tuple(memory[name].shape)}, "
+                    f"here each scope has {tuple(one.shape[:-1])}: resume with the same `window`."
                 )
-        for name, kept in self.memory.items():
-            self.memory[name] = state["memory"][name].to(kept)
+        self.memory = {name: memory[name].to(kept) for name, kept in self.memory.items()}
+        self.scopes = list(scopes)
 
     def spread(self, scopes: Scopes) -> tuple[Tensor, Tensor | None]:
         """Return the norms, (S,), NaN where no gradient is; and where they are if not all there."""
@@ -62,13 +74,12 @@ class AdaptiveState:
             self.memory = {name: kept.to(norms.device) for name, kept in self.memory.items()}
         if scopes.names == self.scopes:
             return norms, None
+        known = {*self.scopes}
+        if unknown := [name for name in scopes.names if name not in known]:
+            self.scopes += unknown
+            for name, fresh in self._fresh(len(unknown)).items():
+                self.memory[name] = torch.cat([self.memory[name], fresh.to(norms.device)], -1)
         place_of = {name: float(place) for place, name in enumerate(self.scopes)}
-        unknown = next((name for name in scopes.names if name not in place_of), None)
-        if unknown is not None:
-            raise ValueError(
-                f"The state knows no scope '{unknown}': call `init` with all parameters, and pass "
-                "what it returned."
-            )
         places = as_tensor([place_of[name] for name in scopes.names], norms).long()
         return norms.new_full((len(place_of),), math.nan).index_copy_(0, places, norms), places
 
@@ -99,8 +110,8 @@ class Adaptive(Mode):
         """Raise where one of the mode's own settings is out of range."""
 
     @abstractmethod
-    def _start(self, n_scopes: int) -> Memory:
-        """Return what is remembered before the first step."""
+    def _start(self) -> Memory:
+        """Return what is remembered of one scope before its first step."""
 
     @abstractmethod
     def _threshold_(self, norms: Tensor, observed: Tensor, memory: Memory) -> Tensor:
@@ -123,8 +134,7 @@ class Adaptive(Mode):
             names = [name.rpartition(".")[0] or "the others" for name in names]
         elif len(set(names)) < len(names):
             raise ValueError('`scope="tensor"` needs each name once: put the models\' in front.')
-        scopes = list(dict.fromkeys(names))
-        return AdaptiveState(type(self).__name__, scopes, self._start(len(scopes)))
+        return AdaptiveState(type(self).__name__, list(dict.fromkeys(names)), self._start())
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters, state: Any = None) -> ClipRecord:
@@ -145,7 +155,10 @@ class Adaptive(Mode):
             thresholds = thresholds.clamp(self.lower, self.upper)
         if places is not None:
             thresholds = thresholds.index_select(0, places)
-        return scopes.clip_(name, thresholds.to(before.dtype))
+        thresholds = thresholds.to(before.dtype)
+        # Without torch's 1e-6: a norm is often its own threshold here, and then stays what it is.
+        factors = torch.where(before <= thresholds, 1.0, thresholds / before)
+        return scopes.clip_(name, factors, thresholds)
 
     def _listed(self, parameters: Parameters) -> list[Any]:
         """Number the tensors without a name, so that each is the same scope in every step."""
@@ -171,6 +184,6 @@ class Moments(Adaptive):
         if not (isinstance(self.warmup, int) and self.warmup >= 1):
             raise ValueError(f"`warmup` must be a whole number of at least 1, got {self.warmup}.")
 
-    def _start(self, n_scopes: int) -> Memory:
-        zeros = torch.zeros(n_scopes, dtype=torch.float64)
-        return {"count": zeros, "mean": zeros, "variance": zeros}
+    def _start(self) -> Memory:
+        zero = torch.zeros(1, dtype=torch.float64)
+        return {"count": zero, "mean": zero, "variance": zero}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fairclip.clipping._gradients import complex_error
 from fairclip.clipping._record import ClipRecord
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 class StepLog(Protocol):
     """What keeps the records of every step, as `fairclip.Trace` does."""
 
+    def follow(self, optimizer: Optimizer, /) -> None:
+        """Take on the steps of this optimizer, or raise."""
+
     def append(self, record: ClipRecord, /) -> None:
         """Begin a step with what was done to the gradient."""
 
@@ -28,7 +32,8 @@ class StepLog(Protocol):
 class Handle:
     """A mode that is attached to an optimizer; also a context manager that removes it.
 
-    It stays through ``add_param_group`` and ``load_state_dict``. A copy or a pickle of the
+    It stays through ``add_param_group``, where a mode that remembers starts anew for scopes it has
+    not met, and through the optimizer's ``load_state_dict``. A copy or a pickle of the
     optimizer has no hooks, in torch, and so no mode: attach one anew.
 
     Attributes:
@@ -45,6 +50,8 @@ class Handle:
         self._mode = mode
         self._optimizer = _unwrapped(optimizer)
         self._trace = trace
+        if trace is not None:
+            trace.follow(self._optimizer)
         self._state: Any = None
         self._hooks: list[RemovableHandle] = []
 
@@ -61,10 +68,13 @@ class Handle:
         """Take over what `state_dict` returned.
 
         Raises:
-            ValueError: If it is of a mode that remembers and this one does not, or the reverse.
+            ValueError: If it is of another mode; nothing is loaded then.
         """
         if (self._state is None) != (not state):
-            raise ValueError(f"The state does not fit {self._mode}: it is of another mode.")
+            raise ValueError(
+                f"The state does not fit {self._mode}: it is of another mode. Attach the one it "
+                "was saved with."
+            )
         if self._state is not None:
             self._state.load_state_dict(state)
 
@@ -150,7 +160,9 @@ class ClipAfter(Handle):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, *_: object) -> None:
-        self._kept = self._limit.before(_tensors(optimizer))
+        tensors = _tensors(optimizer)
+        self._limit.check(optimizer)
+        self._kept = self._limit.before(tensors)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
@@ -179,7 +191,12 @@ def _parameters(optimizer: Optimizer) -> list[Any]:
 
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    """Return the parameters that are trained."""
+    tensors = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    for place, tensor in enumerate(tensors):
+        if tensor.is_complex():
+            raise complex_error(labels(optimizer, tensors)[place])
+    return tensors
 
 
 def labels(optimizer: Optimizer, parameters: list[Tensor]) -> tuple[str, ...]:

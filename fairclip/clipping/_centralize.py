@@ -21,9 +21,9 @@ class Centralize(Mode):
 
     A unit is what feeds one output: a row of a matrix, a filter of a convolution, in general an
     index of dimension 0. Vectors and scalars are left alone. This is a projection: no gradient gets
-    longer. Where the fan-in is 1 nothing remains of a gradient, and its weights no longer learn. An
-    inf or NaN makes its unit NaN. float16 and bfloat16 are computed in float32. Nothing waits for
-    the device.
+    longer. Where the fan-in is 1 nothing remains of a gradient, and its weights no longer learn. A
+    NaN makes its unit NaN; an inf becomes NaN and the others in its unit an inf of the opposite
+    sign. float16 and bfloat16 are computed in float32. Nothing waits for the device.
 
     Shape:
         - ``parameters``: tensors, or (name, tensor) pairs.

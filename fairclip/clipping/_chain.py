@@ -1,5 +1,6 @@
 """Several modes, one after the other."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ class Chain(Mode):
     Returns:
         A :class:`ClipRecord` with each mode's own in ``stages``. ``norm_before`` is the first's and
         ``norm_after`` the last's (compare them only where both have one ``norm_type``),
-        ``share_clipped`` is the largest, ``threshold`` is NaN.
+        ``share_clipped`` is the largest, ``threshold`` is NaN; ``first_nonfinite`` and
+        ``parameters`` are of the first mode that measures them.
 
     Raises:
         TypeError: If something is not a mode.
@@ -65,6 +67,7 @@ class Chain(Mode):
         states = (None,) * len(self.modes) if state is None else state.states
         stages = tuple(mode(parameters, own) for mode, own in zip(self.modes, states, strict=True))
         first, last = stages[0], stages[-1]
+        located = next((each for each in stages if each.first_nonfinite is not None), first)
         shares = [stage.share_clipped.to(first.share_clipped) for stage in stages]
         return ClipRecord(
             name="Chain",
@@ -72,13 +75,13 @@ class Chain(Mode):
             norm_after=last.norm_after,
             threshold=first.norm_before.new_full((), math.nan),
             share_clipped=torch.stack(shares).max(),
-            first_nonfinite=first.first_nonfinite,
-            parameters=first.parameters,
+            first_nonfinite=located.first_nonfinite,
+            parameters=located.parameters,
             stages=stages,
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ChainState:
     states: tuple[ModeState | None, ...]
 
@@ -86,9 +89,17 @@ class _ChainState:
         return {"states": [state and state.state_dict() for state in self.states]}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        for own, saved in zip(self.states, state["states"], strict=True):
+        saved = state.get("states", ())
+        if [each is None for each in saved] != [own is None for own in self.states]:
+            raise ValueError(
+                "The state to load is not of a Chain with these modes: resume with the modes that "
+                "it was saved with, in their order."
+            )
+        states = copy.deepcopy(self.states)  # if one does not fit, none is loaded
+        for own, one in zip(states, saved, strict=True):
             if own is not None:
-                own.load_state_dict(saved)
+                own.load_state_dict(one)
+        self.states = states
 
 
 def _several_times(parameters: Parameters) -> Parameters:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_PIECE = 2**15  # components: they stay in a core's cache from one operation to the next
+PIECE = 2**15  # components: they stay in a core's cache from one operation to the next
 _PIECE_ON_DEVICE = 2**24  # there a call costs more, and the memory of a copy is the limit
 
 
@@ -13,7 +13,7 @@ def flat_pieces(values: list[Tensor]) -> Iterator[list[Tensor]]:
     """Yield tensors of one dtype and device a few at a time, large ones as views of their parts."""
     together: list[Tensor] = []
     n_together = 0
-    most = _PIECE if not values or values[0].is_cpu else _PIECE_ON_DEVICE
+    most = PIECE if not values or values[0].is_cpu else _PIECE_ON_DEVICE
     for value in values:
         if value.numel() > most and value.is_contiguous():
             yield from ([part] for part in value.view(-1).split(most))

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairclip.clipping._mode import Parameters
-
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+    from fairclip.clipping._mode import Parameters
 
 _HALF = (torch.float16, torch.bfloat16)
 _ALL_FINITE = torch.tensor(-1)
@@ -36,12 +36,16 @@ class Gradients:
     without: list[str | None] = field(default_factory=list)
 
     @classmethod
-    def of(cls, parameters: Parameters, *, dense_only: str = "") -> "Gradients":
+    def of(cls, parameters: "Parameters", *, dense_only: str = "") -> "Gradients":
         """Return the gradients of parameters in any form.
 
         Args:
             parameters: Tensors, or (name, tensor) pairs.
             dense_only: The name of a mode that needs whole tensors: a sparse gradient then raises.
+
+        Raises:
+            TypeError: If something is no parameter, or a gradient is complex, sparse where it must
+                be dense, or a DTensor of placement Partial.
         """
         found = cls()
         seen = set()
@@ -52,26 +56,29 @@ class Gradients:
                     "`parameters` must hold tensors or (name, tensor) pairs, "
                     f"got {type(tensor).__name__}."
                 )
-            if id(tensor) in seen:
+            key = id(tensor)
+            if key in seen:
                 continue
-            seen.add(id(tensor))
+            seen.add(key)
             gradient = tensor.grad
             if gradient is None:
                 found.without.append(name)
                 continue
+            if gradient.is_complex():
+                raise complex_error(_called(name, len(seen) - 1))
             if gradient.is_sparse:
                 if dense_only:
                     raise TypeError(
                         f"{dense_only} needs dense gradients, and that of parameter "
-                        f"{len(seen) - 1 if name is None else repr(name)} is sparse: make its "
-                        "embedding with `sparse=False`, or leave it out."
+                        f"{_called(name, len(seen) - 1)} is sparse: make its embedding with "
+                        "`sparse=False`, or leave it out."
                     )
                 tensor.grad = (
                     gradient.coalesce()
                 )  # rows that occur twice have the norm of their sum
                 gradient = tensor.grad.values()  # a view: what scales it scales `.grad`
             if type(gradient) is not Tensor:
-                _check_reduced(gradient, len(seen) - 1 if name is None else repr(name))
+                _check_reduced(gradient, _called(name, len(seen) - 1))
             found.names.append(name)
             found.tensors.append(tensor)
             found.values.append(gradient)
@@ -82,7 +89,19 @@ class Gradients:
         return tuple(str(i) if name is None else name for i, name in enumerate(self.names))
 
 
-def _check_reduced(gradient: Any, parameter: int | str) -> None:
+def _called(name: str | None, place: int) -> str:
+    return str(place) if name is None else repr(name)
+
+
+def complex_error(parameter: str) -> TypeError:
+    """Return the error for a complex parameter."""
+    return TypeError(
+        f"Parameter {parameter} is complex, and only real ones can be clipped: leave it out, or "
+        "keep its real and imaginary parts as a real parameter (`torch.view_as_real`)."
+    )
+
+
+def _check_reduced(gradient: Any, parameter: str) -> None:
     if any(placement.is_partial() for placement in getattr(gradient, "placements", ())):
         raise TypeError(
             f"The gradient of parameter {parameter} is spread over ranks as parts of a sum "

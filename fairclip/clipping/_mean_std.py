@@ -15,13 +15,13 @@ class MeanStd(Moments):
 
     .. math:: c_t = \mu_{t-1} + z\,\sigma_{t-1}
 
-    and then as :class:`Norm` with ``max_norm`` :math:`c_t`. Mean and variance are those of the
-    norms of the steps before, taken before clipping, where one that is a step older counts
+    and then :math:`g \leftarrow g \min(1, c_t / \lVert g \rVert)`. Mean and variance are those of
+    the norms of the steps before, taken before clipping, where one that is a step older counts
     :math:`\alpha` times as much; the weights add up to 1 from the first step on. The first
     ``warmup`` steps have no threshold but ``upper``.
 
     A spike enters the moments as it is and lifts the threshold for some :math:`1/(1-\alpha)`
-    steps: where one step in 20 is 100 times as large as the others, the threshold is some 35 times
+    steps: where one step in 20 is 100 times as large as the others, the threshold is tens of times
     as high as without. :class:`ZScore` and :class:`Percentile` do not follow spikes.
 
     One norm for each call and scope. One that is inf or NaN is not remembered, and its gradient
@@ -44,7 +44,7 @@ class MeanStd(Moments):
 
     Raises:
         ValueError: If a setting is out of range, names are missing, or the state is not one that
-            ``init`` returned for this mode and scopes.
+            ``init`` returned for this mode.
 
     Source:
         Weighted variance as in West, D. H. D. (1979), https://doi.org/10.1145/359146.359153. The

@@ -51,8 +51,10 @@ class Mode(ABC):
 
         With a closure (L-BFGS; Lightning's automatic optimization) the gradient is clipped after
         each evaluation of it, once. A ``GradScaler`` has unscaled by then; where a fused optimizer
-        would unscale in its kernel, that is done here instead. The wrappers of Lightning and
-        Accelerate are looked through.
+        would unscale in its kernel, that is done here instead. Where a gradient is inf or NaN, a
+        ``GradScaler`` does not call the step of an optimizer that is not fused: nothing is clipped
+        then, and ``trace`` has no such step. The wrappers of Lightning and Accelerate are looked
+        through.
 
         Args:
             optimizer: Whose gradients are clipped. A mode that needs names finds them in an
@@ -60,6 +62,8 @@ class Mode(ABC):
             trace: A `fairclip.Trace` to keep the record of every step.
 
         Raises:
+            ValueError: If the mode needs names, and the optimizer has none or not these; or if
+                ``trace`` keeps the steps of another optimizer.
             RuntimeError: If the optimizer has a mode attached already: several make a
                 :class:`Chain`.
 
@@ -83,6 +87,9 @@ class OptimizerMode(ABC):
 
     __slots__ = ()
 
+    def check(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027  others need none
+        """Raise, before the step, where the optimizer does nothing that could be limited."""
+
     def before(self, parameters: list[Tensor]) -> Any:  # noqa: ARG002  others need them
         """Return what `after` has to know about the parameters as they were before the step."""
         return None
@@ -103,6 +110,9 @@ class OptimizerMode(ABC):
 
         Raises:
             RuntimeError: If the optimizer has a mode of this kind attached already.
+            TypeError: At the first step, before it, if a parameter is complex.
+            ValueError: After the step, whose result stays, if ``trace`` has groups and no step was
+                begun: call ``clip_grad_`` of the `FairClipper` before it.
         """
         return ClipAfter(self, optimizer, trace)
 

@@ -39,7 +39,8 @@ class Momentum(OptimizerMode):
 
     Raises:
         ValueError: If ``max_norm`` is not positive.
-        RuntimeError: At the first step, if the optimizer keeps no such buffer.
+        RuntimeError: At the first step, if the optimizer keeps no such buffer: before it where all
+            parameter groups have ``momentum=0``, otherwise after it, and its result stays.
 
     Source:
         The definition is fairclip's own: :class:`Norm`'s rule, applied to the velocity.
@@ -64,6 +65,13 @@ class Momentum(OptimizerMode):
         if not self.max_norm > 0:
             raise ValueError(f"`max_norm` must be positive, got {self.max_norm}.")
 
+    def check(self, optimizer: Optimizer) -> None:
+        """Raise where the optimizer was made without momentum."""
+        groups, kept = optimizer.param_groups, optimizer.state.values()
+        without = all(group.get("momentum") == 0 and "betas" not in group for group in groups)
+        if without and not any(key in state for state in kept for key in _BUFFERS):
+            raise _keeps_none(optimizer)
+
     def after(
         self,
         optimizer: Optimizer,
@@ -79,11 +87,7 @@ class Momentum(OptimizerMode):
                     held.append(parameter)
                     buffers.append(_dense(state, key))
         if not buffers and any(parameter.grad is not None for parameter in parameters):
-            raise RuntimeError(
-                f"{type(optimizer).__name__} keeps no momentum that `Momentum` could limit: make "
-                "it with momentum (`SGD(..., momentum=0.9)`), or attach `Update`, which works with "
-                "every optimizer."
-            )
+            raise _keeps_none(optimizer)
         names = labels(optimizer, held)
         velocity = Scopes(["all"], [None], [len(buffers)], buffers, names, 2.0)
         factors = torch.ones_like(velocity.before)
@@ -91,6 +95,13 @@ class Momentum(OptimizerMode):
             factors = (self.max_norm / velocity.before).clamp(max=1.0)
             velocity.scale_(factors)
         return velocity.record("Momentum", factors, torch.full_like(factors, self.max_norm))
+
+
+def _keeps_none(optimizer: Optimizer) -> RuntimeError:
+    return RuntimeError(
+        f"{type(optimizer).__name__} keeps no momentum that `Momentum` could limit: make it with "
+        "momentum (`SGD(..., momentum=0.9)`), or attach `Update`, which works with every optimizer."
+    )
 
 
 def _dense(state: dict[str, Any], key: str) -> Tensor:

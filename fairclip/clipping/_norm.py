@@ -87,6 +87,10 @@ class Norm(Mode):
         overrides = {pattern: factor * limit for pattern, limit in self.overrides.items()}
         return replace(self, max_norm=factor * self.max_norm, overrides=overrides)
 
+    def init(self, parameters: Parameters) -> None:
+        """Raise where names are missing or a pattern fits none: there is nothing to remember."""
+        by_scope(parameters, self.scope, self.norm_type, self.overrides)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -98,4 +102,7 @@ class Norm(Mode):
         if self.error_if_nonfinite:
             scopes.raise_if_nonfinite()
         own = [self.max_norm if p is None else self.overrides[p] for p in scopes.patterns]
-        return scopes.clip_("Norm", as_tensor(own, scopes.before))
+        thresholds = as_tensor(own, scopes.before)
+        # torch's own arithmetic, to the bit.
+        factors = ((scopes.before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
+        return scopes.clip_("Norm", factors, thresholds)

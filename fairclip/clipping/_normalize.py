@@ -65,6 +65,10 @@ class Normalize(Mode):
         """Return this mode with its norm times ``factor``."""
         return replace(self, norm=factor * self.norm)
 
+    def init(self, parameters: Parameters) -> None:
+        """Raise where names are missing: there is nothing to remember."""
+        by_scope(parameters, self.scope)
+
     @torch.no_grad()
     def __call__(
         self,

@@ -15,10 +15,10 @@ class Percentile(Adaptive):
 
     .. math:: c_t = P_q\big(\lVert g_{t-w+1} \rVert, \dots, \lVert g_t \rVert\big)
 
-    with linear interpolation, and then as :class:`Norm` with ``max_norm`` :math:`c_t`. The first
-    step has its own norm as threshold. About ``100 - q`` in 100 steps are clipped: this is closer
-    to normalising than to cutting spikes off. Spikes above the percentile count as one value each,
-    however large.
+    with linear interpolation, and then :math:`g \leftarrow g \min(1, c_t / \lVert g \rVert)`. The
+    first step has its own norm as threshold, and stays as it is. About ``100 - q`` in 100 steps are
+    clipped: this is closer to normalising than to cutting spikes off. Spikes above the percentile
+    count as one value each, however large.
 
     Norms are taken before clipping, one for each call and scope. One that is inf or NaN is not
     remembered, and its gradient becomes what :class:`Norm` makes of it; a scope without a gradient
@@ -43,7 +43,7 @@ class Percentile(Adaptive):
 
     Raises:
         ValueError: If a setting is out of range, names are missing, or the state is not one that
-            ``init`` returned for this mode, window and scopes.
+            ``init`` returned for this mode and window.
 
     Source:
         Seetharaman, P. et al. (2020). AutoClip, https://arxiv.org/abs/2007.14469. Departures: a
@@ -70,8 +70,8 @@ class Percentile(Adaptive):
         if not (isinstance(self.window, int) and self.window >= 1):
             raise ValueError(f"`window` must be a whole number of at least 1, got {self.window}.")
 
-    def _start(self, n_scopes: int) -> Memory:
-        return {"norms": torch.full((self.window, n_scopes), math.inf, dtype=torch.float64)}
+    def _start(self) -> Memory:
+        return {"norms": torch.full((self.window, 1), math.inf, dtype=torch.float64)}
 
     def _threshold_(self, norms: Tensor, observed: Tensor, memory: Memory) -> Tensor:
         past = memory["norms"]  # (window, S), the oldest first, inf where there was none yet

@@ -95,6 +95,11 @@ class _ScheduledState:
         return {"step": self.step, "mode": self.inner and self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
+        if state.keys() != {"step", "mode"} or (state["mode"] is None) != (self.inner is None):
+            raise ValueError(
+                "The state to load is not of this Scheduled mode: resume with the mode that it was "
+                "saved with."
+            )
         if self.inner is not None:
             self.inner.load_state_dict(state["mode"])
         self.step = state["step"]

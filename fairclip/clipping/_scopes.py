@@ -68,10 +68,8 @@ class Scopes:
             chosen = [by_device[v.device][scope] for v, scope in zip(values, own, strict=True)]
             torch._foreach_mul_(values, chosen)
 
-    def clip_(self, mode: str, thresholds: Tensor) -> ClipRecord:
-        """Scale the scopes down to their thresholds, (S,); inf leaves one as it is."""
-        # torch's own arithmetic, to the bit.
-        factors = ((self.before + 1e-6).reciprocal() * thresholds).clamp(max=1.0)
+    def clip_(self, mode: str, factors: Tensor, thresholds: Tensor) -> ClipRecord:
+        """Scale the scopes by ``factors`` (S,); a threshold (S,) of inf leaves one as it is."""
         factors = torch.where(thresholds == math.inf, 1.0, factors)  # whatever the norm
         self.scale_(factors)
         return self.record(mode, factors, thresholds)

@@ -1,7 +1,7 @@
 """Clip the step by the smoothness of the loss. Shapes: n gradients, P components."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -136,10 +136,11 @@ class Smoothness(Mode):
         before = state.observe_(found.values, _with_gradient(parameters))
         allowed = (self.clip_factor * state.steps).nan_to_num(nan=math.inf, posinf=math.inf)
         if self.lower is not None or self.upper is not None:
-            bounds = [None if b is None else b / (before + 1e-6) for b in (self.lower, self.upper)]
+            bounds = [None if b is None else b / before for b in (self.lower, self.upper)]
             allowed = allowed.clamp(*bounds)
         growth = torch.minimum(state.steps / 2, 2 * state.factor)
         growth = growth.nan_to_num(nan=1.0, posinf=math.inf).clamp(1.0, self.max_growth)
+        first = locate_nonfinite(before, found.values)  # before it spreads to the others
         factor = torch.minimum(allowed, growth)
         after = before * factor
         for places in by_kind(found.values).values():
@@ -153,7 +154,7 @@ class Smoothness(Mode):
             threshold=(before * allowed).nan_to_num(nan=math.inf, posinf=math.inf),
             share_clipped=(after != before).to(before.dtype),
             cosine=after / after,  # NaN without a direction
-            first_nonfinite=locate_nonfinite(before, found.values),
+            first_nonfinite=first,
             parameters=found.labels(),
         )
 
@@ -192,7 +193,15 @@ class SmoothnessState:
         }
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Take over what `state_dict` returned, saved on any device."""
+        """Take over what `state_dict` returned, saved on any device.
+
+        Raises:
+            ValueError: If it is of another mode.
+        """
+        if state.keys() != {each.name for each in fields(self)}:
+            raise ValueError(
+                "The state to load is not of Smoothness: resume with the mode it was saved with."
+            )
         self.with_gradient = tuple(state["with_gradient"])
         self.gradient = [kept.clone() for kept in state["gradient"]]
         for name in ("factor", "length", "steps"):

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairclip.clipping._flat import PIECE
 from fairclip.clipping._gradients import is_sharded
-
-_PIECE = 2**16  # components: they stay in a core's cache from one operation to the next
 
 
 def pieces(values: list[Tensor]) -> Iterator[list[int]]:
@@ -23,7 +22,7 @@ def pieces(values: list[Tensor]) -> Iterator[list[int]]:
             by_kind.setdefault(kind, []).append(place)
     for places in by_kind.values():
         first = values[places[0]]
-        together = 1 if is_sharded(first) else max(1, _PIECE // first.numel())
+        together = 1 if is_sharded(first) else max(1, PIECE // first.numel())
         for start in range(0, len(places), together):
             yield places[start : start + together]
 

@@ -85,6 +85,10 @@ class Unitwise(Mode):
         """Return this mode with ``clip_factor`` times ``factor``."""
         return replace(self, clip_factor=factor * self.clip_factor)
 
+    def init(self, parameters: Parameters) -> None:
+        """Raise where names are missing or a pattern fits none: there is nothing to remember."""
+        self._excluded(Gradients.of(parameters))
+
     @torch.no_grad()
     def __call__(
         self,

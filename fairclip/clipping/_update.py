@@ -51,6 +51,8 @@ class Update(OptimizerMode):
     Returns:
         By ``attach``, a handle whose ``record`` holds the norms of the update, and as ``ratio``
         that of :math:`w_{t+1} - w_t` over :math:`\lVert w_t \rVert_2`: about 0.001 is usual.
+        ``norm_after`` is the length that is aimed at: weights are rounded to their dtype, and in
+        bfloat16 a short step may round to a longer one or to none.
 
     Raises:
         ValueError: If ``max_norm`` is not positive.
@@ -90,6 +92,7 @@ class Update(OptimizerMode):
         lengths = [_lengths(alike, old).to(device) for alike, old in kept]
         lengths = torch.linalg.vector_norm(torch.stack(lengths or [torch.zeros(2)]), dim=0)
         before, size = lengths.unbind()
+        first = locate_nonfinite(before, parameters)  # before it spreads to the others
         factor = torch.ones_like(before)
         if self.max_norm < math.inf:
             factor = (self.max_norm / before).clamp(max=1.0)
@@ -104,7 +107,7 @@ class Update(OptimizerMode):
             threshold=before.new_full((), self.max_norm),
             share_clipped=(after != before).to(before.dtype),
             cosine=after / after,  # NaN without a direction
-            first_nonfinite=locate_nonfinite(before, parameters),
+            first_nonfinite=first,
             parameters=labels(optimizer, parameters),
             ratio=after / size,
         )
@@ -121,7 +124,7 @@ def _lengths(alike: list[Tensor], old: list[Tensor]) -> Tensor:
         dtype = torch.float32 if flat.dtype.itemsize < 4 else None
         pair = flatten(piece) - flat, flat
         measured.append(torch.stack([torch.linalg.vector_norm(x, dtype=dtype) for x in pair]))
-    lengths = torch.linalg.vector_norm(torch.stack(measured), dim=0)
+    lengths: Tensor = torch.linalg.vector_norm(torch.stack(measured), dim=0)
     if is_sharded(alike[0]):
         lengths = torch.linalg.vector_norm(of_shards(lengths, alike[0]), dim=0)
     return lengths

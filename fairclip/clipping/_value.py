@@ -75,35 +75,44 @@ class Value(Mode):
     ) -> ClipRecord:
         """Clamp every ``.grad`` in place."""
         gradients = Gradients.of(parameters)
-        values, limit = gradients.values, self.max_value
-        sums = torch.zeros(4, dtype=torch.float64, device=values[0].device if values else None)
-        for places in by_kind(values).values():
-            sums += clamp_([values[i] for i in places], limit).to(sums.device)
-        before, after, both, n_beyond = sums.unbind()
-        n_components = sum(value.numel() for value in values)
-        return ClipRecord(
-            name="Value",
-            norm_before=before.sqrt(),
-            norm_after=after.sqrt(),
-            threshold=before.new_full((), limit),
-            share_clipped=n_beyond / max(n_components, 1),
-            cosine=both / (before * after).sqrt(),
-            first_nonfinite=locate_nonfinite(before, values),
-            parameters=gradients.labels(),
-        )
+        return clamp_("Value", gradients.values, self.max_value, gradients.labels())
 
 
-def clamp_(values: list[Tensor], limit: float) -> Tensor:
-    """Clamp gradients of one kind; return what `_measure` does of all of them, (4,)."""
-    if limit > torch.finfo(values[0].dtype).max:
-        limit = math.inf  # torch raises where a dtype cannot hold a limit
-    measured = []
-    for piece in flat_pieces(local(values)):
-        measured.append(_measure(flatten(piece), limit))
-        torch._foreach_clamp_min_(piece, -limit)
-        torch._foreach_clamp_max_(piece, limit)
+def clamp_(mode: str, values: list[Tensor], limit: float, labels: tuple[str, ...]) -> ClipRecord:
+    """Clamp all components of tensors of any kind."""
+    kinds = [[values[i] for i in places] for places in by_kind(values).values()]
+    sums = torch.zeros(4, dtype=torch.float64, device=values[0].device if values else None)
+    for alike in kinds:
+        sums += _sums(alike, limit).to(sums.device)
+    before, after, both, n_beyond = sums.unbind()
+    record = ClipRecord(
+        name=mode,
+        norm_before=before.sqrt(),
+        norm_after=after.sqrt(),
+        threshold=before.new_full((), limit),
+        share_clipped=n_beyond / max(sum(value.numel() for value in values), 1),
+        cosine=both / (before * after).sqrt(),
+        first_nonfinite=locate_nonfinite(before, values),  # of inf nothing is left to be found
+        parameters=labels,
+    )
+    for alike in kinds:
+        own, most = local(alike), _in_dtype(limit, alike)
+        torch._foreach_clamp_min_(own, -most)
+        torch._foreach_clamp_max_(own, most)
+    return record
+
+
+def _in_dtype(limit: float, alike: list[Tensor]) -> float:
+    """Return a limit that does the same: torch raises where a dtype cannot hold one."""
+    return math.inf if limit > torch.finfo(alike[0].dtype).max else limit
+
+
+def _sums(alike: list[Tensor], limit: float) -> Tensor:
+    """Return what `_measure` does of all gradients of one kind, (4,)."""
+    most = _in_dtype(limit, alike)
+    measured = [_measure(flatten(piece), most) for piece in flat_pieces(local(alike))]
     sums = torch.stack(measured).sum(0, dtype=torch.float64)
-    return of_shards(sums, values[0]).sum(0) if is_sharded(values[0]) else sums
+    return of_shards(sums, alike[0]).sum(0) if is_sharded(alike[0]) else sums
 
 
 def _measure(piece: Tensor, limit: float) -> Tensor:

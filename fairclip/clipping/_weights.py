@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fairclip.clipping._gradients import by_kind
+from fairclip.clipping._attach import labels
 from fairclip.clipping._mode import OptimizerMode
 from fairclip.clipping._record import ClipRecord
 from fairclip.clipping._value import clamp_
@@ -60,21 +59,9 @@ class Weights(OptimizerMode):
 
     def after(
         self,
-        optimizer: Optimizer,  # noqa: ARG002  its weights are in `parameters`
+        optimizer: Optimizer,
         parameters: list[Tensor],
         kept: Any,  # noqa: ARG002  nothing was
     ) -> ClipRecord:
         """Clamp the weights in place."""
-        device = parameters[0].device if parameters else None
-        sums = torch.zeros(4, dtype=torch.float64, device=device)
-        for places in by_kind(parameters).values():
-            sums += clamp_([parameters[i] for i in places], self.max_value).to(device)
-        before, after, both, n_beyond = sums.unbind()
-        return ClipRecord(
-            name="Weights",
-            norm_before=before.sqrt(),
-            norm_after=after.sqrt(),
-            threshold=before.new_full((), self.max_value),
-            share_clipped=n_beyond / max(sum(parameter.numel() for parameter in parameters), 1),
-            cosine=both / (before * after).sqrt(),
-        )
+        return clamp_("Weights", parameters, self.max_value, labels(optimizer, parameters))

@@ -18,7 +18,7 @@ class ZScore(Moments):
     .. math:: c_t = \mu_{t-1} + \sigma_{t-1}
         \begin{cases} z^2 / z_t & z_t > z \\ z & \text{else} \end{cases}
 
-    and then as :class:`Norm` with ``max_norm`` :math:`c_t`. Mean and deviation take in
+    and then :math:`g \leftarrow g \min(1, c_t / \lVert g \rVert)`. Mean and deviation take in
     :math:`\min(\lVert g_t \rVert, c_t)`, so that spikes do not poison them. The first ``warmup``
     steps have no threshold but ``upper``, and a spike among them counts in full.
 
@@ -47,7 +47,7 @@ class ZScore(Moments):
 
     Raises:
         ValueError: If a setting is out of range, names are missing, or the state is not one that
-            ``init`` returned for this mode and scopes.
+            ``init`` returned for this mode.
 
     Source:
         Kumar, A. et al. (2025). ZClip, https://arxiv.org/abs/2504.02507: reciprocal clipping.

@@ -17,7 +17,24 @@ from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.utils.data import DataLoader
 
 from fairclip import FairClipper
-from fairclip.clipping import Chain, ClipRecord, Mode, Momentum, Norm, Update, Weights, ZScore
+from fairclip.clipping import (
+    Chain,
+    ClipRecord,
+    Constant,
+    MeanStd,
+    Mode,
+    Momentum,
+    Norm,
+    Normalize,
+    Percentile,
+    Scheduled,
+    Smoothness,
+    Unitwise,
+    Update,
+    Value,
+    Weights,
+    ZScore,
+)
 from tests._no_waiting import NoWaiting
 from tests.clipping._properties import assert_equal
 
@@ -367,6 +384,50 @@ def test_states_of_other_modes_raise() -> None:
         adaptive.load_state_dict({})
 
 
+OTHERS = (
+    ZScore(),
+    ZScore(scope="tensor"),
+    MeanStd(),
+    Percentile(window=5),
+    Percentile(window=6),
+    Smoothness(),
+    Scheduled(Norm(1.0), Constant(1.0)),
+    Scheduled(Smoothness(), Constant(1.0)),
+    Chain(Value(1.0), ZScore()),
+    Chain(ZScore(), Value(1.0)),
+    Chain(Smoothness(), ZScore()),
+    Chain(Smoothness(), MeanStd()),
+    Chain(Smoothness(), ZScore(), Value(1.0)),
+    Chain(Smoothness(), Chain(ZScore())),
+    Chain(Smoothness(), Scheduled(Norm(1.0), Constant(1.0))),
+)
+
+
+@pytest.mark.parametrize("mode", OTHERS, ids=repr)
+def test_a_state_that_does_not_fit_is_rejected_as_a_whole(mode: Mode) -> None:
+    def run(of: Mode, n_steps: int) -> Any:
+        model = build()
+        optimizer = SGD(model.parameters(), lr=0.1)
+        handle = of.attach(optimizer)
+        for batch in batches(n_steps):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            optimizer.step()
+        return handle
+
+    handle = run(mode, n_steps=2)
+    before = str(handle.state_dict())
+    for other in OTHERS:
+        saved = run(other, n_steps=3).state_dict()
+        if other == mode:
+            continue
+        with pytest.raises(ValueError, match=r"resume with"):
+            handle.load_state_dict(saved)
+        assert str(handle.state_dict()) == before
+    handle.load_state_dict(run(mode, n_steps=3).state_dict())
+    assert str(handle.state_dict()) != before
+
+
 def test_a_parameter_group_that_is_added_is_clipped_too() -> None:
     first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = SGD([first], lr=1.0)
@@ -390,10 +451,34 @@ def test_names_come_from_the_optimizer() -> None:
     assert handle.record.scopes is not None
     assert handle.record.scopes.names == ("0", "2", "2 (2.bias)")
     assert handle.record.parameters == ("0.weight", "0.bias", "2.weight", "2.bias")
-    nameless = SGD(model.parameters(), lr=0.1)
-    Norm(MAX_NORM, scope="layer").attach(nameless)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        Norm(1.0, scope="layer"),
+        Norm(1.0, overrides={"2.*": 0.1}),
+        Normalize(scope="layer"),
+        Unitwise(exclude=("2.*",)),
+        Percentile(scope="layer"),
+        Chain(Norm(1.0), Norm(1.0, scope="layer")),
+        Scheduled(Norm(1.0, scope="layer"), Constant(1.0)),
+    ],
+    ids=repr,
+)
+def test_a_mode_that_needs_names_cannot_be_attached_without(mode: Mode) -> None:
+    model = build()
+    optimizer = SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="make the optimizer from it"):
-        nameless.step()
+        mode.attach(optimizer)
+    Norm(1.0).attach(optimizer)  # so the other one is not
+    mode.attach(SGD(model.named_parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("mode", [Norm(1.0, overrides={"x.*": 0.1}), Unitwise(exclude=("x.*",))])
+def test_a_pattern_that_fits_none_of_the_names_cannot_be_attached(mode: Mode) -> None:
+    with pytest.raises(ValueError, match=r"The pattern 'x\.\*' .* applies to no parameter"):
+        mode.attach(SGD(build().named_parameters(), lr=0.1))
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
@@ -433,6 +518,9 @@ class Log:
     """Records, as (what began a step, what was added to it)."""
 
     steps: list[tuple[ClipRecord, list[ClipRecord]]] = field(default_factory=list)
+
+    def follow(self, optimizer: torch.optim.Optimizer, /) -> None:
+        """Take on any."""
 
     def append(self, record: ClipRecord, /) -> None:
         self.steps.append((record, []))

@@ -1,7 +1,7 @@
 import copy
 import math
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -59,6 +59,26 @@ def test_a_chain_is_its_modes_in_order(name: str) -> None:
     assert torch.equal(record.norm_after, stages[-1].norm_after)
     assert float(record.share_clipped) == max(float(s.share_clipped) for s in stages)
     assert math.isnan(record.threshold)
+
+
+@dataclass(frozen=True)
+class _Untold(Mode):
+    """Reports as little as a mode may."""
+
+    def __call__(self, parameters: Parameters, state: Any = None) -> ClipRecord:
+        record = Value(math.inf)(parameters, state)
+        return replace(record, first_nonfinite=None, parameters=())
+
+
+def test_the_first_mode_that_looks_for_it_says_which_gradient_is_not_finite() -> None:
+    values: list[Tensor | None] = [torch.ones(2), None, torch.tensor([math.inf])]
+    named = list(zip("abc", parameters(values), strict=True))
+    for chain in (Chain(_Untold(), Norm(1.0)), Chain(_Untold(), Value(1.0), Norm(1.0))):
+        named[2][1].grad = torch.tensor([math.inf])
+        record = chain(named)
+        assert record.parameters == ("a", "c")
+        assert int(record.first_nonfinite) == 1  # type: ignore[arg-type]
+    assert Chain(_Untold())(named).first_nonfinite is None
 
 
 def test_the_order_matters() -> None:

@@ -307,11 +307,83 @@ def test_inf_and_nan_do_what_is_documented(
     assert finite.first_nonfinite is not None
     assert int(finite.first_nonfinite) == -1
     assert record.first_nonfinite is not None
-    assert record.parameters[int(record.first_nonfinite)] == "two.bias"
+    assert int(record.first_nonfinite) == record.parameters.index("two.bias")
     assert not math.isfinite(record.norm_before)
     if record.cosine is not None:
         assert math.isnan(record.cosine)
     assert 0 <= float(record.share_clipped) <= 1
+
+
+@devices
+@pytest.mark.parametrize("what", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize(
+    "mode", [*MODES.values(), Smoothness(upper=0.1)], ids=[*MODES, "Smoothness, bounded"]
+)
+def test_first_nonfinite_is_a_place_among_the_parameters_of_the_record(
+    mode: Mode, what: float, device: str
+) -> None:
+    # Two layers in turn, so that `scope="layer"` reorders them; two have no gradient.
+    names = ["a.bias", "b.bias", "a.weight", "b.weight", "a.scale", "b.scale"]
+    for bad in (0, 2, 3, 5):
+        made = {name: nn.Parameter(torch.ones(3, 2, device=device)) for name in names}
+        for place, (name, parameter) in enumerate(made.items()):
+            if place not in (1, 4):
+                parameter.grad = noise(3, 2, seed=len(name)).to(device)
+        state = state_after_some_steps(mode, list(made.items()))
+        gradient = made[names[bad]].grad
+        assert gradient is not None
+        gradient[1, 1] = what
+        record = mode(made.items(), state)
+        assert sorted(record.parameters) == sorted(n for n, p in made.items() if p.grad is not None)
+        assert record.first_nonfinite is not None
+        assert int(record.first_nonfinite) == record.parameters.index(names[bad])
+
+
+@pytest.mark.parametrize("what", [math.inf, math.nan])
+@every_optimizer_mode
+def test_first_nonfinite_is_such_a_place_also_for_modes_of_optimizers(
+    mode: OptimizerMode, what: float
+) -> None:
+    values = [noise(2), None, noise(3), torch.tensor([what, 1.0])]
+    _, optimizer, handle = optimizers(mode, values, "cpu")
+    optimizer.step()
+    place = int(handle.record.first_nonfinite)
+    assert place == handle.record.parameters.index("layer1.weight")
+    buffers = ["layer0.bias", "layer1.bias", "layer1.weight"]
+    expected = buffers if isinstance(mode, Momentum) else [*named(values)]
+    assert list(handle.record.parameters) == expected
+
+
+@every_mode
+def test_complex_gradients_are_named_and_nothing_changes(mode: Mode) -> None:
+    first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    made = {"one.bias": first, "two.bias": second}
+    state = mode.init(list(made.items()))
+    for parameter in made.values():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    with pytest.raises(TypeError, match=r"Parameter 'two\.bias' is complex.*view_as_real"):
+        mode(made.items(), state)
+    assert first.grad is not None
+    assert first.grad.tolist() == [3.0, 3.0]
+
+
+@every_optimizer_mode
+def test_complex_parameters_are_named_before_the_step(mode: OptimizerMode) -> None:
+    real, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    optimizer = torch.optim.SGD([("real", real), ("other", other)], lr=0.1, momentum=0.9)
+    mode.attach(optimizer)
+    for parameter in (real, other):
+        parameter.grad = torch.ones_like(parameter)
+    with pytest.raises(TypeError, match="Parameter other is complex"):
+        optimizer.step()
+    assert real.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("mode", [Value(2.0), Norm(1.0), Smoothness()], ids=repr)
+def test_float32_norms_beyond_the_square_root_of_its_range_are_inf_or_0(mode: Mode) -> None:
+    for size, norm in ((1e20, math.inf), (1e-23, 0.0)):
+        clipped = named([torch.full((2,), size)])
+        assert float(mode(clipped.items(), mode.init(clipped.items())).norm_before) == norm
 
 
 REMEMBERING = {

@@ -145,15 +145,26 @@ def test_a_sparse_velocity_is_scaled_too() -> None:
     assert float(handle.record.norm_before) == pytest.approx(rest)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda p: SGD(p, lr=0.1), torch.optim.Adagrad, lambda p: RMSprop(p)]
-)
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=0.1), torch.optim.Adagrad, RMSprop])
 def test_an_optimizer_without_momentum_raises_at_the_first_step(make: Make) -> None:
     parameters = weights()
+    before = [p.detach().clone() for p in parameters]
     optimizer = make(parameters)
     Momentum(1.0).attach(optimizer)
     give_gradients(parameters, 0)
     with pytest.raises(RuntimeError, match=r"keeps no momentum .* or attach `Update`"):
+        optimizer.step()
+    stayed = all(torch.equal(p.detach(), old) for p, old in zip(parameters, before, strict=True))
+    assert stayed == (make is not torch.optim.Adagrad)  # of which one cannot tell before
+
+
+def test_momentum_may_be_switched_off_and_on_while_it_is_remembered() -> None:
+    parameters = weights()
+    optimizer = SGD(parameters, lr=0.1)
+    Momentum(1.0).attach(optimizer)
+    for momentum in (0.9, 0.0, 0.9):
+        optimizer.param_groups[0]["momentum"] = momentum
+        give_gradients(parameters, 0)
         optimizer.step()
 
 

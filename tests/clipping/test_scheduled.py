@@ -111,6 +111,8 @@ class Recorded:
     def __init__(self) -> None:
         self.thresholds: list[float] = []
 
+    def follow(self, optimizer: torch.optim.Optimizer, /) -> None: ...
+
     def append(self, record: Any, /) -> None:
         self.thresholds.append(float(record.threshold))
 
