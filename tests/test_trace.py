@@ -446,8 +446,8 @@ def test_the_steps_of_two_optimizers_are_not_mixed() -> None:
 def test_a_clip_that_changes_nothing_or_is_not_finite_did_not_act() -> None:
     trace = Trace()
     for before, after in ((1.0, 1.0), (1.0, 1.0 - 1e-7), (math.nan, math.nan), (1.0, 0.5)):
-        norms = {"norm_before": torch.tensor(before), "norm_after": torch.tensor(after)}
-        trace.append(replace(stage("Norm", 1.0), **norms))
+        one = replace(stage("Norm", 1.0), norm_before=torch.tensor(before))
+        trace.append(replace(one, norm_after=torch.tensor(after)))
     assert trace.acted()["clip"] == 0.25
 
 

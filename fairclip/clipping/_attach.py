@@ -50,10 +50,12 @@ class Handle:
         self._mode = mode
         self._optimizer = _unwrapped(optimizer)
         self._trace = trace
-        if trace is not None:
-            trace.follow(self._optimizer)
         self._state: Any = None
         self._hooks: list[RemovableHandle] = []
+
+    def _follow(self) -> None:
+        if self._trace is not None:
+            self._trace.follow(self._optimizer)
 
     def remove(self) -> None:
         """Take the mode off the optimizer."""
@@ -101,6 +103,7 @@ class ClipBefore(Handle):
         self._clip = mode
         self._logged = False
         self._state = mode.init(_parameters(optimizer))
+        self._follow()
         self._hooks = [optimizer.register_step_pre_hook(self._before_step)]
 
     def _before_step(
@@ -153,6 +156,7 @@ class ClipAfter(Handle):
                 )
         self._limit = mode
         self._kept: Any = None
+        self._follow()
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -73,9 +75,8 @@ class Gradients:
                         f"{_called(name, len(seen) - 1)} is sparse: make its embedding with "
                         "`sparse=False`, or leave it out."
                     )
-                tensor.grad = (
-                    gradient.coalesce()
-                )  # rows that occur twice have the norm of their sum
+                # Rows that occur twice have the norm of their sum.
+                tensor.grad = gradient.coalesce()
                 gradient = tensor.grad.values()  # a view: what scales it scales `.grad`
             if type(gradient) is not Tensor:
                 _check_reduced(gradient, _called(name, len(seen) - 1))
@@ -126,10 +127,13 @@ def norms(values: Sequence[Tensor], norm_type: float) -> Tensor:
 
 def by_kind(values: Sequence[Tensor]) -> dict[Any, list[int]]:
     """Return the places of those that one call can measure."""
+    if values and {*map(type, values)} <= {Tensor, Parameter}:
+        grouped = _group_tensors_by_device_and_dtype([[*values]], with_indices=True)
+        return {kind: places for kind, (_, places) in grouped.items()}
     kinds: dict[Any, list[int]] = {}
     for i, value in enumerate(values):
         kind: Any = value.dtype, value.device
-        if type(value) is not Tensor and is_sharded(value):
+        if is_sharded(value):
             kind += value.device_mesh, value.placements
         kinds.setdefault(kind, []).append(i)
     return kinds
