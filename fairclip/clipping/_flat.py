@@ -27,6 +27,11 @@ def flat_pieces(values: list[Tensor]) -> Iterator[list[Tensor]]:
         yield together
 
 
+def copy(piece: list[Tensor]) -> Tensor:
+    """Return a copy of all components, (P,)."""
+    return flatten(piece).clone() if len(piece) == 1 else flatten(piece)
+
+
 def flatten(piece: list[Tensor]) -> Tensor:
     """Return all components, (P,); of one contiguous tensor a view, a copy of several."""
     if len(piece) == 1:

@@ -1,8 +1,9 @@
 """The gradients that a mode acts on, and their norms. Shapes: n gradients."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -50,19 +51,21 @@ class Gradients:
                 be dense, or a DTensor of placement Partial.
         """
         found = cls()
+        names, tensors, values = found.names, found.tensors, found.values
         seen = set()
         for item in [parameters] if isinstance(parameters, Tensor) else parameters:
             name, tensor = item if isinstance(item, tuple) else (None, item)
-            if not isinstance(tensor, Tensor):
-                raise TypeError(
-                    "`parameters` must hold tensors or (name, tensor) pairs, "
-                    f"got {type(tensor).__name__}."
-                )
             key = id(tensor)
             if key in seen:
                 continue
             seen.add(key)
-            gradient = tensor.grad
+            try:
+                gradient = tensor.grad
+            except AttributeError:
+                raise TypeError(
+                    "`parameters` must hold tensors or (name, tensor) pairs, "
+                    f"got {type(tensor).__name__}."
+                ) from None
             if gradient is None:
                 found.without.append(name)
                 continue
@@ -80,14 +83,24 @@ class Gradients:
                 gradient = tensor.grad.values()  # a view: what scales it scales `.grad`
             if type(gradient) is not Tensor:
                 _check_reduced(gradient, _called(name, len(seen) - 1))
-            found.names.append(name)
-            found.tensors.append(tensor)
-            found.values.append(gradient)
+            names.append(name)
+            tensors.append(tensor)
+            values.append(gradient)
         return found
 
     def labels(self) -> tuple[str, ...]:
         """Return the names, numbers where there are none."""
-        return tuple(str(i) if name is None else name for i, name in enumerate(self.names))
+        numbers = _numbers(len(self.names))
+        return tuple(map(_either, self.names, numbers)) if any(self.names) else numbers
+
+
+@lru_cache(maxsize=8)
+def _numbers(n: int) -> tuple[str, ...]:
+    return tuple(map(str, range(n)))
+
+
+def _either(name: str | None, number: str) -> str:
+    return number if name is None else name
 
 
 def _called(name: str | None, place: int) -> str:
@@ -110,11 +123,19 @@ def _check_reduced(gradient: Any, parameter: str) -> None:
         )
 
 
-def norms(values: Sequence[Tensor], norm_type: float) -> Tensor:
-    """Return the norm of each, (n,) on the first one's device, float32 at least."""
+def norms(
+    values: Sequence[Tensor], norm_type: float, kinds: Mapping[Any, list[int]] | None = None
+) -> Tensor:
+    """Return the norm of each, (n,) on the first one's device, float32 at least.
+
+    Args:
+        values: The tensors.
+        norm_type: The order.
+        kinds: What `by_kind` says of them, where it was asked before.
+    """
     if not values:
         return torch.zeros(0)
-    kinds = by_kind(values)
+    kinds = kinds or by_kind(values)
     if len(kinds) == 1:
         return _norms_of_alike(values, norm_type)
     each = [*values]
@@ -129,7 +150,7 @@ def by_kind(values: Sequence[Tensor]) -> dict[Any, list[int]]:
     """Return the places of those that one call can measure."""
     if values and {*map(type, values)} <= {Tensor, Parameter}:
         grouped = _group_tensors_by_device_and_dtype([[*values]], with_indices=True)
-        return {kind: places for kind, (_, places) in grouped.items()}
+        return {(dtype, device): at for (device, dtype), (_, at) in grouped.items()}
     kinds: dict[Any, list[int]] = {}
     for i, value in enumerate(values):
         kind: Any = value.dtype, value.device

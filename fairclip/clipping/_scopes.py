@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fairclip.clipping._gradients import Gradients, first_nonfinite, local, norms, total
+from fairclip.clipping._gradients import Gradients, by_kind, first_nonfinite, local, norms, total
 from fairclip.clipping._mode import Parameters
 from fairclip.clipping._record import ByScope, ClipRecord
 
@@ -33,6 +33,7 @@ class Scopes:
         values: (n) the gradients, scope by scope.
         labels: (n) the names of their parameters.
         norm_type: The order of the norms.
+        devices: Of the gradients.
         each: (n,) the norms of the gradients.
         before: (S,) the norms of the scopes.
     """
@@ -43,11 +44,14 @@ class Scopes:
     values: list[Tensor]
     labels: tuple[str, ...]
     norm_type: float
+    devices: set[torch.device] = field(init=False)
     each: Tensor = field(init=False)
     before: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.each = norms(self.values, self.norm_type)
+        kinds = by_kind(self.values)
+        self.devices = {device for _, device, *_ in kinds}
+        self.each = norms(self.values, self.norm_type, kinds)
         if len(self.sizes) == 1:
             self.before = total(self.each, self.norm_type).reshape(1)
         elif len(self.sizes) == len(self.values):
@@ -59,11 +63,10 @@ class Scopes:
     def scale_(self, factors: Tensor) -> None:
         """Multiply the gradients of each scope by its factor, (S,)."""
         values = local(self.values)
-        devices = {value.device for value in values}
-        if len(self.sizes) == 1 and len(devices) == 1:
+        if len(self.sizes) == 1 and len(self.devices) == 1:
             torch._foreach_mul_(values, factors[0])
         elif values:
-            by_device = {device: factors.to(device).unbind() for device in devices}
+            by_device = {device: factors.to(device).unbind() for device in self.devices}
             own = [scope for scope, size in enumerate(self.sizes) for _ in range(size)]
             chosen = [by_device[v.device][scope] for v, scope in zip(values, own, strict=True)]
             torch._foreach_mul_(values, chosen)

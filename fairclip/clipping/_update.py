@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fairclip.clipping._attach import labels
-from fairclip.clipping._flat import flat_pieces, flatten, write
+from fairclip.clipping._flat import copy, flat_pieces, flatten, write
 from fairclip.clipping._gradients import (
     by_kind,
     is_sharded,
@@ -84,7 +84,7 @@ class Update(OptimizerMode):
     def before(self, parameters: list[Tensor]) -> Kept:
         """Return the parameters of each kind and a copy of them."""
         kinds = [[parameters[i] for i in places] for places in by_kind(parameters).values()]
-        return [(alike, [flatten(piece).clone() for piece in _pieces(alike)]) for alike in kinds]
+        return [(alike, [copy(piece) for piece in _pieces(alike)]) for alike in kinds]
 
     def after(self, optimizer: Optimizer, parameters: list[Tensor], kept: Kept) -> ClipRecord:
         """Move the weights back along the step."""
