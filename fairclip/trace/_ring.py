@@ -9,7 +9,8 @@ _CHUNK = 1024  # rows that are allocated at once
 class Ring:
     """The rows of the last ``capacity`` steps and of every n-th older one, on the host.
 
-    A row is written once and never moved; only `read` looks at it, and waits for the device.
+    `append` writes a row where it stays, and waits for nothing. What looks at rows (`read`,
+    `widen`, `limit`) waits for the device.
     """
 
     def __init__(self, capacity: int) -> None:
