@@ -168,16 +168,20 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, jobs: int) -> None
         f"--out={out}",
         "--epochs=500",
     ]
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # one ignored is inherited
     process = subprocess.Popen(
         [*command, f"--jobs={jobs}"], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, ours)
     while not (tmp_path / "run.partial").exists():
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Interrupted inside an import that calls exec(), CPython ends by the signal itself: for a
+    # shell both are 130.
+    assert process.returncode in {130, -signal.SIGINT}
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert not out.exists()
