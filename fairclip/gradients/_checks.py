@@ -24,9 +24,9 @@ def tolerance(calls: Sequence[Call]) -> float:
 
 
 def differing(
-    totals: Mapping[str, Tensor], sums: Mapping[str, Sequence[Tensor]], tolerance: float
+    totals: Mapping[str, Tensor], sums: Mapping[str, Tensor], tolerance: float
 ) -> list[str]:
-    """Return the parameters whose sums over all parts do not add up to their total.
+    """Return the parameters whose sums (S, *shape) over all parts do not add up to their total.
 
     Differences are relative to the largest of the terms; below ``10 * tolerance**2`` times the
     norm of the whole gradient they are rounding.
@@ -34,7 +34,7 @@ def differing(
     floor = 10 * tolerance**2 * _norm(totals.values())
     found = []
     for name, total in totals.items():
-        parts = list(sums.get(name, ()))
+        parts = sums[name].unbind() if name in sums else ()
         difference = _norm([total - sum(parts, torch.zeros_like(total))])
         scale = max(_norm([tensor]) for tensor in (total, *parts))
         # Not >, so that nan counts as a difference unless the gradient itself is not finite.

@@ -1,6 +1,6 @@
 """From a user's own forward and backward pass to the gradient of every group."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -86,7 +86,8 @@ class GradientEngine:
         self._modules = modules
         self._recorder = CallRecorder(modules)
         self._recorder.find_writers()
-        self._plan = Plan()
+        n_owners = Counter(name for names in self._owners.values() for name in names.values())
+        self._plan = Plan(tied={name for name, n in n_owners.items() if n > 1})
         self._served: set[str] = set()
         self._hook_all()
         self._ledger = GradLedger(self._parameters)
@@ -135,19 +136,20 @@ class GradientEngine:
         try:
             slots = rows.slots(rows.present(), losses.device)
             names = list(self._parameters)
-            sums: Sums = defaultdict(list)
-            for part in slots.split(losses):
-                grads = torch.autograd.grad(
+            by_slot = [
+                torch.autograd.grad(
                     part.sum() / rows.n_rows,
                     list(self._parameters.values()),
                     retain_graph=True,
                     allow_unused=True,
                     materialize_grads=True,
                 )
-                for name, grad in zip(names, grads, strict=True):
-                    sums[name].append(grad)
+                for part in slots.split(losses)
+            ]
             losses.mean().backward()
-            self._add(sums, slots, rows, rest=self._n_groups)
+            grads = zip(names, zip(*by_slot, strict=True), strict=True)
+            sums = Sums(slots, {name: torch.stack(tensors) for name, tensors in grads})
+            self._add(sums, rows, rest=self._n_groups)
         finally:
             self._watching = False
 
@@ -246,7 +248,7 @@ class GradientEngine:
             self._ledger.weigh()
         rest = self._rest(rows)
         slots = rows.slots([part for part in rows.present() if part != rest], device)
-        self._add(self._measure(reached, slots, names), slots, rows, rest)
+        self._add(self._measure(reached, slots, names), rows, rest)
 
     def _forget(self, rows: BatchRows) -> None:
         if self._pending is None:
@@ -262,10 +264,10 @@ class GradientEngine:
             return self._n_groups
         return rows.counts.index(max(rows.counts))
 
-    def _add(self, sums: Sums, slots: Slots, rows: BatchRows, rest: int) -> None:
+    def _add(self, sums: Sums, rows: BatchRows, rest: int) -> None:
         if self._pending is None:
             self._pending = Pending(rest, self._n_groups)
-        self._pending.add(sums, slots, rows)
+        self._pending.add(sums, rows)
         self._ledger.close()
 
     def _learn(
@@ -311,7 +313,7 @@ class GradientEngine:
         """Compute every part and add up; what does not, is missed rows or a penalty."""
         error = tolerance(calls)
         totals = {name: self._grad(name) for name in names}
-        sums = self._measure(calls, slots, names)
+        sums = self._measure(calls, slots, names).all_dense()
         missing = differing(totals, sums, error)
         if not missing:
             return
@@ -320,11 +322,11 @@ class GradientEngine:
         for name in missing:
             plan.hand_over(name, [], calls)
         self._find_alone(plan, calls, slots)
-        again = measure(calls, plan, self._owners, self._chosen(missing), slots)
+        again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
         if differing({name: totals[name] for name in missing}, again, error):
             plan.alone = dict.fromkeys(plan.alone, False)  # a backward pass may depend on others
-            again = measure(calls, plan, self._owners, self._chosen(missing), slots)
-        first = {name: torch.stack(sums.get(name, [totals[name] * 0])).sum(0) for name in missing}
+            again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
+        first = {n: sums[n].sum(0) if n in sums else totals[n] * 0 for n in missing}
         if moved := differing(first, again, error):
             warn_of_missed_rows(moved)
             for name in set(missing).difference(moved):

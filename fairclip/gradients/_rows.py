@@ -3,10 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Array = Any
+"""A small array: numpy where the gradients are on the CPU, where a call of torch takes as long as
+several of numpy, and a tensor on their device elsewhere, never read by the host. The same
+throughout a call, which no type says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +27,48 @@ class Slots:
     index: Tensor  # (sum(sizes),) row numbers, slot by slot
     n_rows: int
 
-    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return what each slot has of ``rows`` (B * m, ...), (size * m, ...) each."""
+    def without_rows(self, parts: Sequence[int]) -> "Slots":
+        """Return slots of sums whose rows are gone."""
+        return Slots(tuple(parts), (), self.index[:0], 0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the slots' rows of ``rows`` (B * m, ...), slot by slot, (M, ...)."""
         m = rows.shape[0] // self.n_rows
         if m == 1:
-            chosen = rows.index_select(0, self.index)
-        else:
-            by_row = rows.reshape(self.n_rows, m, *rows.shape[1:])
-            chosen = by_row.index_select(0, self.index).flatten(0, 1)
+            return rows.index_select(0, self.index)
+        by_row = rows.reshape(self.n_rows, m, *rows.shape[1:])
+        return by_row.index_select(0, self.index).flatten(0, 1)
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return what each slot has of ``rows`` (B * m, ...), (size * m, ...) each."""
+        return self.split_gathered(self.gather(rows))
+
+    def split_gathered(self, gathered: Tensor) -> tuple[Tensor, ...]:
+        """Return what each slot has of what was gathered."""
         if len(self.sizes) == 1:
-            return (chosen,)
-        return chosen.split_with_sizes([size * m for size in self.sizes])
+            return (gathered,)
+        m = gathered.shape[0] // len(self.index)
+        return gathered.split_with_sizes([size * m for size in self.sizes])
+
+    def sums(self, gathered: Tensor) -> Tensor:
+        """Return the sum over each slot of what was gathered, (S, ...)."""
+        if len(self.sizes) == 1:
+            return gathered.sum(0, keepdim=True)
+        if not gathered.is_cpu or gathered.dtype.itemsize < 4:
+            return torch.stack([piece.sum(0) for piece in self.split_gathered(gathered)])
+        m = gathered.shape[0] // len(self.index)
+        starts = [start * m for start in accumulate(self.sizes[:-1], initial=0)]
+        return torch.from_numpy(np.add.reduceat(gathered.numpy(), starts, 0))
+
+    def spread(self, values: Array, like: Tensor) -> Tensor:
+        """Return for each row that was gathered its slot's one of ``values`` (S,), (M, 1)."""
+        m = like.shape[0] // len(self.index)
+        if isinstance(values, np.ndarray):
+            sizes = [size * m for size in self.sizes]
+            return torch.from_numpy(values.repeat(sizes)).to(like.dtype)[:, None]
+        pieces = zip(values.unbind(), self.sizes, strict=True)
+        spread = torch.cat([value.expand(size * m) for value, size in pieces])
+        return spread.to(like.dtype)[:, None]
 
     def indices(self) -> tuple[Tensor, ...]:
         """Return the row numbers of each slot, (size,) each."""

@@ -1,9 +1,10 @@
 """Group sums of parameter gradients, layer type by layer type.
 
 A rule takes a module, its input and the gradient of its output, both (B * m, ...) with the m
-entries of each row of the batch side by side, and the slots whose rows count. It returns, for each
-parameter of the module, one tensor of the parameter's shape a slot: what the rows of that slot
-caused. Any layer without a rule is run again instead: a rule is only ever a matter of speed.
+entries of each row of the batch side by side, and the S slots whose rows count. It returns what the
+rows of each slot caused: for each parameter of the module a tensor (S, *shape), or the rows whose
+outer products that is. Any layer without a rule is run again instead: a rule is only ever a matter
+of speed.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
+from fairclip.gradients._outer import Outer
 from fairclip.gradients._rows import Slots
 
-Sums = dict[str, list[Tensor]]
-Rule = Callable[[nn.Module, Tensor, Tensor, Slots], Sums]
+Sums = dict[str, Tensor]
+Rule = Callable[[nn.Module, Tensor, Tensor, Slots], Sums | Outer]
 
 
 def _needs(module: nn.Module, name: str) -> bool:
@@ -23,23 +25,15 @@ def _needs(module: nn.Module, name: str) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def _matrix(rows: Tensor) -> Tensor:
-    return rows if rows.ndim == 2 else rows.flatten(0, -2)
-
-
-def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
-    sums: Sums = {}
-    parts = [_matrix(d) for d in slots.split(grads)]  # (n, d_out)
-    if _needs(module, "weight"):
-        if inputs.dtype != grads.dtype:
-            inputs = inputs.to(grads.dtype)  # as the backward pass does under autocast
-        rows = slots.split(inputs)
-        sums["weight"] = [
-            d.T @ _matrix(x) for d, x in zip(parts, rows, strict=True)
-        ]  # (d_out, d_in)
-    if _needs(module, "bias"):
-        sums["bias"] = [d.sum(0) for d in parts]
-    return sums
+def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Outer:
+    if inputs.dtype != grads.dtype:
+        inputs = inputs.to(grads.dtype)  # as the backward pass does under autocast
+    return Outer(
+        slots.gather(inputs).flatten(0, -2),
+        slots.gather(grads).flatten(0, -2),
+        "weight" if _needs(module, "weight") else None,
+        "bias" if _needs(module, "bias") else None,
+    )
 
 
 def _conv(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
@@ -47,7 +41,7 @@ def _conv(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sum
     wanted = [False, module.weight.requires_grad, _needs(module, "bias")]
     n_spatial = module.weight.ndim - 2
     weight = module.weight.detach().to(grads.dtype)
-    sums: Sums = {
+    parts: dict[str, list[Tensor]] = {
         name: [] for name, want in zip(("weight", "bias"), wanted[1:], strict=True) if want
     }
     for d, x in zip(slots.split(grads), slots.split(inputs.to(grads.dtype)), strict=True):
@@ -65,33 +59,33 @@ def _conv(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sum
             wanted,
         )
         for name, value in (("weight", of_weight), ("bias", of_bias)):
-            if name in sums:
-                sums[name].append(value)
-    return sums
+            if name in parts:
+                parts[name].append(value)
+    return {name: torch.stack(tensors) for name, tensors in parts.items()}
 
 
 def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.Embedding)
-    sums = []
+    tables = []
     for d, ids in zip(slots.split(grads), slots.split(inputs), strict=True):
         ids, d = ids.flatten(), d.flatten(0, -2)
         if module.padding_idx is not None:
             d = torch.where((ids == module.padding_idx)[:, None], 0, d)
         table = torch.zeros_like(module.weight, dtype=d.dtype)
-        sums.append(table.index_add_(0, ids, d))
-    return {"weight": sums}
+        tables.append(table.index_add_(0, ids, d))
+    return {"weight": torch.stack(tables)}
 
 
 def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> Sums:
     """Sum for ``normal * weight + bias``; the parameters have the `keep` dimensions after B."""
     sums: Sums = {}
     shape = getattr(module, "weight" if _needs(module, "weight") else "bias").shape
-    others = [d for d in range(grads.ndim) if not keep <= d < keep + len(shape)]
+    others = [d for d in range(1, grads.ndim) if not keep <= d < keep + len(shape)]
     grads = grads.to(normal.dtype)
-    if _needs(module, "weight"):
-        sums["weight"] = [part.sum(others) for part in slots.split(grads * normal)]
-    if _needs(module, "bias"):
-        sums["bias"] = [part.sum(others) for part in slots.split(grads)]
+    for name, rows in (("weight", grads * normal), ("bias", grads)):
+        if _needs(module, name):
+            rows = rows.sum(others) if others else rows
+            sums[name] = slots.sums(slots.gather(rows))
     return sums
 
 

@@ -1,0 +1,146 @@
+"""The parameters that share one factor a group: all of a model's, or a layer's. Shapes: S slots."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fairclip.gradients._measure import Sums
+from fairclip.gradients._outer import Outer
+from fairclip.gradients._products import of_dense, of_flat, of_outer, zeros
+from fairclip.gradients._rows import Array
+
+_SMALL = 2**14  # entries
+
+
+class Block:
+    """Gradients of some parameters, and what the rows of each slot caused in them.
+
+    Args:
+        totals: The gradients, by name; `recombine_` writes into them.
+        sums: What the slots caused, in these parameters and maybe others.
+    """
+
+    def __init__(self, totals: Mapping[str, Tensor], sums: Sums) -> None:
+        self._first = next(iter(totals.values()))
+        self._slots = sums.slots
+        self._outer: list[tuple[Outer, Tensor, Tensor | None]] = [
+            (outer, totals[outer.weight], None if outer.bias is None else totals[outer.bias])
+            for outer in sums.outer
+            if outer.weight is not None and outer.weight in totals
+        ]
+        served = {name for outer, *_ in self._outer for name in outer.names()}
+        n_slots = len(self._slots.parts)
+        self._small: list[tuple[Tensor, Tensor]] = []  # with their sums (S, *shape)
+        self._large: list[tuple[Tensor, Tensor]] = []
+        for name, total in totals.items():
+            if name in served:
+                continue
+            dense = sums.dense.get(name)
+            if dense is None:
+                dense = total.new_zeros(()).expand(n_slots, *total.shape)
+            elif dense.dtype != total.dtype:
+                dense = dense.to(total.dtype)  # after autocast
+            is_small = total.numel() < _SMALL and total.dtype == self._first.dtype
+            (self._small if is_small else self._large).append((total, dense))
+
+    def gramian(self) -> Array:
+        """Return the dot products between what no slot caused and the slots' sums.
+
+        (1 + S, 1 + S) float64.
+        """
+        found = zeros(len(self._slots.parts), self._first.device)
+        if self._small:
+            found += of_flat(self._flat)
+        if self._large or self._outer:
+            found += self._from_rows() if self._on_host else self._from_sums()
+        return found
+
+    def _from_rows(self) -> Array:
+        """Return them for large parameters, without working anything out that is not needed."""
+        found, terms = of_outer(self._outer, self._slots)
+        for total, dense in self._large:
+            found += of_dense(total, dense)
+        terms[0] += abs(found).sum()
+        # From the whole gradient to the part of it that no slot caused.
+        found[0] -= found[1:].sum(0)
+        found[:, 0] -= found[:, 1:].sum(1)
+        eps = torch.finfo(self._first.dtype).eps
+        if (found.diagonal() < eps**0.5 * terms).any():
+            return self._from_sums()  # large terms cancelled, and rounding is what is left
+        return found
+
+    def _from_sums(self) -> Array:
+        """Return them from tensors that were subtracted, not from products that were."""
+        found = zeros(len(self._slots.parts), self._first.device)
+        pairs = list(self._large)
+        for outer, weight, bias in self._outer:
+            totals = [weight] if bias is None else [weight, bias]
+            pairs += zip(totals, outer.sums(self._slots).values(), strict=True)
+        for total, dense in pairs:
+            found += of_dense(total - dense.sum(0), dense)
+        return found
+
+    def recombine_(self, of_rest: Array, of_slots: Array) -> None:
+        """Multiply the rest and the slots' sums (S,) by their factors and add up."""
+        if self._on_host:
+            self._recombine_on_host(float(of_rest), of_slots)
+        else:
+            self._recombine_on_device(torch.as_tensor(of_rest), torch.as_tensor(of_slots))
+
+    def _recombine_on_host(self, of_rest: float, of_slots: Array) -> None:
+        if of_rest == 1.0 and (of_slots == 1.0).all():
+            return
+        changes = of_slots - of_rest
+        weights = torch.from_numpy(changes).to(self._first.dtype)
+        if self._small:
+            totals = [total for total, _ in self._small]
+            change = torch._C._nn.unflatten_dense_tensors(weights @ self._flat[1:], totals)
+            torch._foreach_mul_(totals, of_rest)
+            torch._foreach_add_(totals, change)
+        for total, dense in self._large:
+            if total.is_contiguous() and total.dtype == weights.dtype:
+                total.view(-1).addmv_(dense.flatten(1).T, weights, beta=of_rest)
+            else:
+                total.mul_(of_rest).add_(
+                    torch.einsum("s,s...->...", weights.to(total.dtype), dense)
+                )
+        for outer, weight, bias in self._outer:
+            scaled = outer.grads * self._slots.spread(changes, outer.grads)
+            weight.addmm_(scaled.T, outer.inputs, beta=of_rest)
+            if bias is not None:
+                bias.mul_(of_rest).add_(scaled.sum(0))
+
+    def _recombine_on_device(self, of_rest: Tensor, of_slots: Tensor) -> None:
+        differs = (of_rest != 1.0) | (of_slots != 1.0).any()
+        changes = of_slots - of_rest
+        new: list[tuple[Tensor, Tensor]] = []
+        for total, dense in (*self._small, *self._large):
+            change = torch.tensordot(changes.to(dense.dtype), dense, 1)
+            new.append((total, torch.addcmul(change, total, of_rest.to(total.dtype))))
+        for outer, weight, bias in self._outer:
+            scaled = outer.grads * self._slots.spread(changes, outer.grads)
+            new.append((weight, torch.addmm(weight * of_rest, scaled.T, outer.inputs)))
+            if bias is not None:
+                new.append((bias, bias * of_rest + scaled.sum(0)))
+        # Written always, chosen on the device: to ask it which would mean to wait for it.
+        for total, combined in new:
+            total.copy_(torch.where(differs, combined, total))
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """The small parameters side by side, (1 + S, P): of the rest, then of the slots."""
+        totals = [total for total, _ in self._small]
+        sums = [dense.flatten(1) for _, dense in self._small]
+        n_slots = len(self._slots.parts)
+        flat = self._first.new_empty(1 + n_slots, sum([total.numel() for total in totals]))
+        torch.cat([total.reshape(-1) for total in totals], out=flat[0])
+        if n_slots:
+            torch.cat(sums, 1, out=flat[1:])
+            flat[0] -= flat[1] if n_slots == 1 else flat[1:].sum(0)
+        return flat
+
+    @property
+    def _on_host(self) -> bool:
+        return self._first.is_cpu
