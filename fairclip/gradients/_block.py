@@ -1,6 +1,6 @@
 """The parameters that share one factor a group: all of a model's, or a layer's. Shapes: S slots."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -25,36 +25,39 @@ class Block:
     def __init__(self, totals: Mapping[str, Tensor], sums: Sums) -> None:
         self._first = next(iter(totals.values()))
         self._slots = sums.slots
-        self._outer: list[tuple[Outer, Tensor, Tensor | None]] = [
-            (outer, totals[outer.weight], None if outer.bias is None else totals[outer.bias])
-            for outer in sums.outer
-            if outer.weight is not None and outer.weight in totals
-        ]
+        self._on_host = self._first.is_cpu
+        self._outer: list[tuple[Outer, Tensor, Tensor | None]] = []
+        self._large: list[tuple[Tensor, Tensor]] = []  # with their sums (S, *shape)
+        self._small: list[Tensor] = []
+        self._sums_of_small: list[Tensor] = []
+        for outer in sums.outer:
+            if outer.weight is not None and outer.weight in totals:
+                bias = None if outer.bias is None else totals[outer.bias]
+                self._outer.append((outer, totals[outer.weight], bias))
         served = {name for outer, *_ in self._outer for name in outer.names()}
-        n_slots = len(self._slots.parts)
-        self._small: list[tuple[Tensor, Tensor]] = []  # with their sums (S, *shape)
-        self._large: list[tuple[Tensor, Tensor]] = []
+        n_slots, dtype = len(sums.slots.parts), self._first.dtype
         for name, total in totals.items():
             if name in served:
                 continue
             dense = sums.dense.get(name)
             if dense is None:
-                dense = total.new_zeros(()).expand(n_slots, *total.shape)
+                dense = total.new_zeros((n_slots, *total.shape))
             elif dense.dtype != total.dtype:
                 dense = dense.to(total.dtype)  # after autocast
-            is_small = total.numel() < _SMALL and total.dtype == self._first.dtype
-            (self._small if is_small else self._large).append((total, dense))
+            if total.numel() < _SMALL and total.dtype == dtype:
+                self._small.append(total)
+                self._sums_of_small.append(dense)
+            else:
+                self._large.append((total, dense))
 
     def gramian(self) -> Array:
         """Return the dot products between what no slot caused and the slots' sums.
 
         (1 + S, 1 + S) float64.
         """
-        found = zeros(len(self._slots.parts), self._first.device)
-        if self._small:
-            found += of_flat(self._flat)
+        found: Array = of_flat(self._flat) if self._small else 0.0
         if self._large or self._outer:
-            found += self._from_rows() if self._on_host else self._from_sums()
+            found = found + (self._from_rows() if self._on_host else self._from_sums())
         return found
 
     def _from_rows(self) -> Array:
@@ -82,23 +85,23 @@ class Block:
             found += of_dense(total - dense.sum(0), dense)
         return found
 
-    def recombine_(self, of_rest: Array, of_slots: Array) -> None:
-        """Multiply the rest and the slots' sums (S,) by their factors and add up."""
-        if self._on_host:
-            self._recombine_on_host(float(of_rest), of_slots)
-        else:
-            self._recombine_on_device(torch.as_tensor(of_rest), torch.as_tensor(of_slots))
-
-    def _recombine_on_host(self, of_rest: float, of_slots: Array) -> None:
-        if of_rest == 1.0 and (of_slots == 1.0).all():
+    def recombine_on_host_(self, of_rest: float, of_slots: Sequence[float]) -> None:
+        """Multiply the rest and the slots' sums by their factors and add up."""
+        changes = [factor - of_rest for factor in of_slots]
+        if of_rest == 1.0 and not any(changes):
             return
-        changes = of_slots - of_rest
-        weights = torch.from_numpy(changes).to(self._first.dtype)
-        if self._small:
-            totals = [total for total, _ in self._small]
-            change = torch._C._nn.unflatten_dense_tensors(weights @ self._flat[1:], totals)
-            torch._foreach_mul_(totals, of_rest)
-            torch._foreach_add_(totals, change)
+        if self._small and len(changes) == 1:
+            torch._foreach_mul_(self._small, of_rest)
+            sums = [dense[0] for dense in self._sums_of_small]
+            torch._foreach_add_(self._small, sums, alpha=changes[0])
+        elif self._small:
+            torch._foreach_mul_(self._small, of_rest)
+            change = self._flat.new_tensor(changes) @ self._flat[1:]
+            unflatten = torch._C._nn.unflatten_dense_tensors
+            torch._foreach_add_(self._small, unflatten(change, self._small))
+        if not (self._large or self._outer):
+            return
+        weights = torch.tensor(changes, dtype=self._first.dtype)
         for total, dense in self._large:
             if total.is_contiguous() and total.dtype == weights.dtype:
                 total.view(-1).addmv_(dense.flatten(1).T, weights, beta=of_rest)
@@ -107,16 +110,17 @@ class Block:
                     torch.einsum("s,s...->...", weights.to(total.dtype), dense)
                 )
         for outer, weight, bias in self._outer:
-            scaled = outer.grads * self._slots.spread(changes, outer.grads)
+            scaled = outer.grads * self._slots.spread(weights, outer.grads)
             weight.addmm_(scaled.T, outer.inputs, beta=of_rest)
             if bias is not None:
                 bias.mul_(of_rest).add_(scaled.sum(0))
 
-    def _recombine_on_device(self, of_rest: Tensor, of_slots: Tensor) -> None:
+    def recombine_on_device_(self, of_rest: Tensor, of_slots: Tensor) -> None:
+        """Do the same with 0-d and (S,) tensors, without waiting for them."""
         differs = (of_rest != 1.0) | (of_slots != 1.0).any()
         changes = of_slots - of_rest
         new: list[tuple[Tensor, Tensor]] = []
-        for total, dense in (*self._small, *self._large):
+        for total, dense in (*zip(self._small, self._sums_of_small, strict=True), *self._large):
             change = torch.tensordot(changes.to(dense.dtype), dense, 1)
             new.append((total, torch.addcmul(change, total, of_rest.to(total.dtype))))
         for outer, weight, bias in self._outer:
@@ -131,16 +135,14 @@ class Block:
     @cached_property
     def _flat(self) -> Tensor:
         """The small parameters side by side, (1 + S, P): of the rest, then of the slots."""
-        totals = [total for total, _ in self._small]
-        sums = [dense.flatten(1) for _, dense in self._small]
         n_slots = len(self._slots.parts)
-        flat = self._first.new_empty(1 + n_slots, sum([total.numel() for total in totals]))
-        torch.cat([total.reshape(-1) for total in totals], out=flat[0])
+        if n_slots <= 1:
+            flatten = torch._C._nn.flatten_dense_tensors
+            flat: Tensor = flatten([*self._small, *self._sums_of_small]).view(1 + n_slots, -1)
+        else:
+            flat = self._first.new_empty(1 + n_slots, sum([t.numel() for t in self._small]))
+            torch.cat([total.reshape(-1) for total in self._small], out=flat[0])
+            torch.cat([dense.flatten(1) for dense in self._sums_of_small], 1, out=flat[1:])
         if n_slots:
-            torch.cat(sums, 1, out=flat[1:])
-            flat[0] -= flat[1] if n_slots == 1 else flat[1:].sum(0)
+            flat[0].sub_(flat[1] if n_slots == 1 else flat[1:].sum(0))
         return flat
-
-    @property
-    def _on_host(self) -> bool:
-        return self._first.is_cpu

@@ -20,7 +20,8 @@ Key = tuple[str, int]
 """A call: the module's name and how many calls of it ended before in the window."""
 
 Pattern = tuple[str, tuple[int, ...]]
-"""A kind of call: the module's name and the number of dimensions of every leaf."""
+"""What calls with the same layouts have in common: the module's name, and of every leaf of inputs
+and outputs the number of dimensions, -1 for what is no tensor."""
 
 _ONE_TENSOR = pytree.tree_flatten(((torch.empty(0),), {}))[1]
 
@@ -33,10 +34,10 @@ class Call:
     """One forward pass of one module, and the gradients that reached its outputs."""
 
     key: Key
+    pattern: Pattern
     module: nn.Module
     inputs: list[Any]  # the leaves of (args, kwargs)
     spec: pytree.TreeSpec
-    n_dims: tuple[int, ...]  # of every leaf of the inputs and outputs, -1 for what is no tensor
     versions: tuple[int, ...]  # of the kept tensors, to notice changes in place
     is_entry: bool  # no recorded call around it
     is_transformed: bool  # inside of torch.func.grad or another transformation
@@ -45,11 +46,6 @@ class Call:
     grads: list[Tensor | None]  # one for each leaf of what it returned
     is_reached: bool = False  # a backward pass came through
     is_differentiated: bool = False  # its backward pass was, as a gradient penalty does
-
-    @property
-    def pattern(self) -> Pattern:
-        """What calls with the same layouts have in common."""
-        return self.key[0], self.n_dims
 
     @property
     def name(self) -> str:
@@ -184,7 +180,8 @@ class CallRecorder:
         kwargs: dict[str, Any],
         output: Any,
     ) -> Any:
-        if self._calls is None:
+        calls = self._calls
+        if calls is None:
             return None
         if torch.compiler.is_compiling():
             raise RuntimeError(
@@ -197,7 +194,7 @@ class CallRecorder:
                 pass  # a forward that raised never left
             _, snapshot, args, kwargs = opened
         if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-            inputs, spec = list(args), _ONE_TENSOR  # pytree takes as long as a small layer
+            inputs, spec = [args[0]], _ONE_TENSOR  # pytree takes as long as a small layer
         else:
             inputs, spec = pytree.tree_flatten((args, kwargs), is_leaf=is_packed)
         changed = None
@@ -212,20 +209,21 @@ class CallRecorder:
         keep = outputs if detail == "replay" or self._keep_outputs else []
         ordinal = self._counts.get(name, 0)
         self._counts[name] = ordinal + 1
+        leaves = inputs + outputs
         call = Call(
             (name, ordinal),
+            (name, tuple([x.ndim if isinstance(x, Tensor) else -1 for x in leaves])),
             module,
             inputs,
             spec,
-            tuple([x.ndim if isinstance(x, Tensor) else -1 for x in (*inputs, *outputs)]),
-            _versions([*inputs, *keep]),
+            _versions(inputs + keep),
             not self._open if self._entries is None else name in self._entries,
             torch._C._functorch.peek_interpreter_stack() is not None,
             snapshot,
             keep,
             [None] * len(outputs),
         )
-        self._calls.append(call)
+        calls.append(call)
         for position, leaf in enumerate(outputs):
             if isinstance(leaf, Tensor) and (node := leaf.grad_fn) is not None:
                 # On the node, not the tensor: hooks of the user's on the tensor have run by then.

@@ -324,7 +324,7 @@ class GradientEngine:
         self._find_alone(plan, calls, slots)
         again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
         if differing({name: totals[name] for name in missing}, again, error):
-            plan.alone = dict.fromkeys(plan.alone, False)  # a backward pass may depend on others
+            plan.run_together()  # a backward pass may depend on others
             again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
         first = {n: sums[n].sum(0) if n in sums else totals[n] * 0 for n in missing}
         if moved := differing(first, again, error):

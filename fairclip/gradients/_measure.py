@@ -1,6 +1,5 @@
 """The group sums of one window, from its calls. Shapes: B rows, S slots."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -9,8 +8,7 @@ from torch import Tensor, nn
 
 from fairclip.gradients._calls import Call
 from fairclip.gradients._outer import Outer
-from fairclip.gradients._plan import Owners, Plan
-from fairclip.gradients._probe import Layouts, has_rows
+from fairclip.gradients._plan import Owners, Plan, Route
 from fairclip.gradients._rerun import rerun
 from fairclip.gradients._rows import Slots
 
@@ -37,6 +35,13 @@ class Sums:
             held = self.dense.get(name)
             # Not in place: autograd may have given one tensor for two parameters.
             self.dense[name] = tensor if held is None else held + tensor
+
+    def add_outer(self, outer: Outer) -> None:
+        """Add the only call that serves some parameters."""
+        if outer.is_worth_keeping(len(self.slots.parts)):
+            self.outer.append(outer)
+        else:
+            self.dense.update(outer.sums(self.slots))
 
     def added(self, others: "Sums") -> "Sums":
         """Return the sums of two windows, which may hold different parts."""
@@ -87,34 +92,30 @@ def measure(
 ) -> Sums:
     """Return what the rows of each slot caused in `parameters`, added up over the calls."""
     sums = Sums(slots)
-    n_calls = Counter([call.key[0] for call in calls])
+    repeated = {call.key[0] for call in calls if call.key[1]}
     for call in calls:
-        module = call.key[0]
-        check_rows(call, plan.layouts[call.pattern], slots.n_rows)
+        route = plan.route(call, owners)
+        _check_rows(call, route, slots.n_rows)
         if not slots.parts:
             continue
-        if served := plan.by_rule[module] & parameters.keys():
-            found = _by_rule(call, plan, slots)
-            names = {local: name for local, name in owners[module].items() if name in served}
-            if isinstance(found, Outer):
-                outer = found.renamed(names)
-                is_only = n_calls[module] == 1 and plan.tied.isdisjoint(outer.names())
-                if is_only and outer.is_worth_keeping(len(slots.parts)):
-                    sums.outer.append(outer)
-                else:
-                    sums.add(outer.sums(slots))
-            else:
+        if names := {local: n for local, n in route.by_rule.items() if n in parameters}:
+            found = _by_rule(call, route, slots)
+            if not isinstance(found, Outer):
                 sums.add({names[local]: found[local] for local in found if local in names})
-        if served := plan.by_rerun[module] & parameters.keys():
-            chosen = {name: parameters[name] for name in sorted(served)}
-            sums.add(_by_rerun(call, plan, chosen, slots))
+            elif call.key[0] not in repeated and plan.tied.isdisjoint(names.values()):
+                sums.add_outer(found.renamed(names))
+            else:
+                sums.add(found.renamed(names).sums(slots))
+        if chosen := {name: parameters[name] for name in route.by_rerun if name in parameters}:
+            sums.add(_by_rerun(call, route, chosen, slots))
     return sums
 
 
-def check_rows(call: Call, layouts: Layouts, n_rows: int) -> None:
+def _check_rows(call: Call, route: Route, n_rows: int) -> None:
     """Raise where a call does not hold that many rows."""
-    for leaf, layout in zip(call.inputs, layouts, strict=False):  # of the outputs come after
-        if layout is not None and has_rows(layout) and not layout.fits(leaf, n_rows):
+    for position, layout in route.rows:
+        leaf = call.inputs[position]
+        if not layout.fits(leaf, n_rows):
             raise ValueError(
                 f"`groups` has {n_rows} codes, but an input of module '{call.key[0]}' has the "
                 f"shape {tuple(leaf.shape)}, of which dimension {layout.dim} holds the rows"
@@ -124,30 +125,24 @@ def check_rows(call: Call, layouts: Layouts, n_rows: int) -> None:
             )
 
 
-def _by_rule(call: Call, plan: Plan, slots: Slots) -> Mapping[str, Tensor] | Outer:
-    (of_input, of_output), grad = plan.layouts[call.pattern], call.grads[0]
-    assert of_input is not None
-    assert of_output is not None
+def _by_rule(call: Call, route: Route, slots: Slots) -> Mapping[str, Tensor] | Outer:
+    inputs, grad = call.inputs[0], call.grads[0]
     assert grad is not None
+    assert route.rule is not None
     call.check_inputs_unchanged()
-    return plan.rules[call.pattern](
-        call.module,
-        of_input.leading(call.inputs[0], slots.n_rows),
-        of_output.leading(grad, slots.n_rows),
-        slots,
-    )
+    if not route.is_plain:
+        of_input, of_output = route.layouts
+        assert of_input is not None
+        assert of_output is not None
+        inputs = of_input.leading(inputs, slots.n_rows)
+        grad = of_output.leading(grad, slots.n_rows)
+    return route.rule(call.module, inputs, grad, slots)
 
 
 def _by_rerun(
-    call: Call, plan: Plan, parameters: Mapping[str, nn.Parameter], slots: Slots
+    call: Call, route: Route, parameters: Mapping[str, nn.Parameter], slots: Slots
 ) -> dict[str, Tensor]:
-    by_slot = rerun(
-        call,
-        plan.layouts[call.pattern],
-        list(parameters.values()),
-        slots,
-        alone=plan.alone[call.key[0]],
-    )
+    by_slot = rerun(call, route.layouts, list(parameters.values()), slots, alone=route.alone)
     return {
         name: torch.stack([torch.zeros_like(parameter) if t is None else t for t in tensors])
         for (name, parameter), tensors in zip(

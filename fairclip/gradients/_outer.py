@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,8 @@ from fairclip.gradients._rows import Slots
 # of one call, as measured on a CPU with two cores: only the choice between two exact ways hangs on
 # them.
 _PER_FLOAT = 20
-_PER_CALL = 500_000
+_PER_CALL = 1_000_000
+_TINY = 2**18  # multiply-adds, of which numpy's call is the quicker
 
 
 @dataclass(slots=True)
@@ -44,17 +46,25 @@ class Outer:
         """Work the sums out, (S, *shape) for each parameter."""
         sums = {}
         if self.weight is not None:
-            if len(slots.sizes) == 1:
-                sums[self.weight] = (self.grads.T @ self.inputs)[None]
-            else:
-                shape = len(slots.sizes), self.grads.shape[1], self.inputs.shape[1]
-                sums[self.weight] = self.grads.new_empty(shape)
-                pieces = slots.split_gathered(self.grads), slots.split_gathered(self.inputs)
-                for d, x, out in zip(*pieces, sums[self.weight], strict=True):
-                    torch.mm(d.T, x, out=out)
+            sums[self.weight] = self._products(slots)
         if self.bias is not None:
             sums[self.bias] = slots.sums(self.grads)
         return sums
+
+    def _products(self, slots: Slots) -> Tensor:
+        n_slots = len(slots.sizes)
+        if n_slots == 1:
+            return (self.grads.T @ self.inputs)[None]
+        out = self.grads.new_empty(n_slots, self.grads.shape[1], self.inputs.shape[1])
+        n_products = out[0].numel() * len(self.grads) // n_slots
+        if out.is_cpu and out.dtype.itemsize >= 4 and n_products < _TINY:
+            grads, inputs, products = self.grads.numpy().T, self.inputs.numpy(), out.numpy()
+            for slot, rows in enumerate(slots.slices(self.grads)):
+                np.matmul(grads[:, rows], inputs[rows], out=products[slot])
+        else:
+            for slot, rows in enumerate(slots.slices(self.grads)):
+                torch.mm(self.grads[rows].T, self.inputs[rows], out=out[slot])
+        return out
 
     def is_worth_keeping(self, n_slots: int) -> bool:
         """Say whether norms and a recombination from the rows cost less than from the sums."""
@@ -65,7 +75,7 @@ class Outer:
         n_weights = d_in * d_out
         per_weight = n_rows + n_slots * 2 * _PER_FLOAT + 4 * n_slots**2
         of_sums = n_weights * per_weight + (4 + n_slots) * _PER_CALL
-        of_rows = n_weights * 2 * n_rows + 1.5 * n_rows**2 * (d_in + d_out) + 10 * _PER_CALL
+        of_rows = n_weights * 2 * n_rows + 1.5 * n_rows**2 * (d_in + d_out) + 30 * _PER_CALL
         return of_rows < of_sums
 
     def gramian(self) -> Tensor:

@@ -5,12 +5,36 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
+from fairclip.gradients._layout import Layout
 from fairclip.gradients._probe import Layouts, has_rows
 from fairclip.gradients._rerun import can_rerun
 from fairclip.gradients._rules import Rule, find_rule
 
 Owners = Mapping[str, Mapping[str, str]]
 """For each module that holds trainable parameters itself: their local and their full names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How calls of one kind are served.
+
+    Args:
+        layouts: Of the leaves of inputs and outputs.
+        rows: Which inputs hold the rows, and how.
+        is_plain: Whether rows are dimension 0 of the only input and the only output.
+        rule: What serves the parameters in ``by_rule``.
+        by_rule: Local and full names.
+        by_rerun: Full names.
+        alone: Whether the rows can be run without the rest of the batch.
+    """
+
+    layouts: Layouts
+    rows: tuple[tuple[int, Layout], ...]
+    is_plain: bool
+    rule: Rule | None
+    by_rule: Mapping[str, str]
+    by_rerun: tuple[str, ...]
+    alone: bool
 
 
 @dataclass(slots=True)
@@ -36,6 +60,7 @@ class Plan:
     entries: set[str] = field(default_factory=set)
     transformed: set[str] = field(default_factory=set)
     tied: Set[str] = frozenset()
+    _routes: dict[Pattern, Route] = field(default_factory=dict)
 
     def knows(self, call: Call) -> bool:
         """Say whether a call is as it was learnt."""
@@ -43,10 +68,18 @@ class Plan:
             return call.key[0] in self.transformed
         return call.pattern in self.layouts
 
+    def route(self, call: Call, owners: Owners) -> Route:
+        """Return how a call is served that was learnt."""
+        route = self._routes.get(call.pattern)
+        if route is None:
+            route = self._routes[call.pattern] = self._make_route(call, owners)
+        return route
+
     def learn(self, calls: Iterable[Call], found: Mapping[Key, Layouts]) -> None:
         """Take in the layouts of calls; where two calls of one kind differ, they are not known."""
+        self._routes = {}
         for call in calls:
-            unknown: Layouts = [None] * len(call.n_dims)
+            unknown: Layouts = [None] * len(call.pattern[1])
             layouts = found.get(call.key, unknown)
             if self.layouts.setdefault(call.pattern, layouts) != layouts:
                 self.layouts[call.pattern] = unknown
@@ -115,15 +148,35 @@ class Plan:
                 if name in served:
                     mine[module].add(name)
 
+    def run_together(self) -> None:
+        """Run no rows without the rest of the batch."""
+        self.alone = dict.fromkeys(self.alone, False)
+        self._routes = {}
+
     def copy(self) -> "Plan":
         """Return a plan that can be changed on its own."""
         copy = replace(self, layouts=dict(self.layouts), rules=dict(self.rules))
         copy.by_rule = defaultdict(set, {name: set(held) for name, held in self.by_rule.items()})
         copy.by_rerun = defaultdict(set, {name: set(held) for name, held in self.by_rerun.items()})
         copy.alone = dict(self.alone)
+        copy._routes = {}
         return copy
 
+    def _make_route(self, call: Call, owners: Owners) -> Route:
+        module, layouts = call.key[0], self.layouts[call.pattern]
+        by_rule = self.by_rule[module]
+        return Route(
+            layouts,
+            tuple((i, x) for i, x in enumerate(layouts[: len(call.inputs)]) if x and has_rows(x)),
+            layouts == [Layout(0), Layout(0)],
+            self.rules[call.pattern] if by_rule else None,
+            {local: name for local, name in owners.get(module, {}).items() if name in by_rule},
+            tuple(sorted(self.by_rerun[module])),
+            self.alone.get(module, False),
+        )
+
     def _forget(self, name: str) -> None:
+        self._routes = {}
         for served in (*self.by_rule.values(), *self.by_rerun.values()):
             served.discard(name)
 

@@ -57,7 +57,7 @@ def find_layouts(
         ended.update(inside)
         inside.clear()
     # A call that went otherwise in evaluation is left out, and so not known.
-    expected = {call.key: len(call.n_dims) for call in calls}
+    expected = {call.key: len(call.pattern[1]) for call in calls}
     return {key: found[key] for key in found if expected.get(key) == len(found[key])}
 
 

@@ -22,13 +22,13 @@ def zeros(n_slots: int, device: torch.device) -> Array:
 
 
 def of_flat(rows: Tensor) -> Array:
-    """Return those between the rows (n, P)."""
+    """Return those between the rows (n, P), as float32 where they fit into one piece."""
     if rows.dtype.itemsize < 4:
         rows = rows.float()
     # In pieces: float32 sums over more entries are off by 1e-6 and more.
     n_whole = rows.shape[1] // _PIECE
     if n_whole == 0:
-        return _array((rows @ rows.T).double())
+        return _array(rows @ rows.T)
     pieces = rows[:, : n_whole * _PIECE].unflatten(1, (n_whole, _PIECE)).transpose(0, 1)
     gramian = torch.bmm(pieces, pieces.transpose(1, 2)).double().sum(0)
     rest = rows[:, n_whole * _PIECE :]

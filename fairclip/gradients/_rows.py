@@ -50,6 +50,12 @@ class Slots:
         m = gathered.shape[0] // len(self.index)
         return gathered.split_with_sizes([size * m for size in self.sizes])
 
+    def slices(self, gathered: Tensor) -> list[slice]:
+        """Return where each slot is in what was gathered."""
+        m = gathered.shape[0] // len(self.index)
+        stops = [stop * m for stop in accumulate(self.sizes, initial=0)]
+        return list(map(slice, stops, stops[1:]))
+
     def sums(self, gathered: Tensor) -> Tensor:
         """Return the sum over each slot of what was gathered, (S, ...)."""
         if len(self.sizes) == 1:
@@ -60,15 +66,11 @@ class Slots:
         starts = [start * m for start in accumulate(self.sizes[:-1], initial=0)]
         return torch.from_numpy(np.add.reduceat(gathered.numpy(), starts, 0))
 
-    def spread(self, values: Array, like: Tensor) -> Tensor:
+    def spread(self, values: Tensor, like: Tensor) -> Tensor:
         """Return for each row that was gathered its slot's one of ``values`` (S,), (M, 1)."""
         m = like.shape[0] // len(self.index)
-        if isinstance(values, np.ndarray):
-            sizes = [size * m for size in self.sizes]
-            return torch.from_numpy(values.repeat(sizes)).to(like.dtype)[:, None]
-        pieces = zip(values.unbind(), self.sizes, strict=True)
-        spread = torch.cat([value.expand(size * m) for value, size in pieces])
-        return spread.to(like.dtype)[:, None]
+        pieces = zip(values.to(like.dtype).unbind(), self.sizes, strict=True)
+        return torch.cat([value.expand(size * m) for value, size in pieces])[:, None]
 
     def indices(self) -> tuple[Tensor, ...]:
         """Return the row numbers of each slot, (size,) each."""

@@ -85,19 +85,17 @@ class GroupGradients:
 
         Where no present group's factor differs from 1 it is left bit for bit.
         """
-        if self._on_host:
-            factors = np.asarray(factors)
-            factors = np.concatenate((factors, np.ones_like(factors[..., :1])), -1)
-            of_parts = factors[..., self._parts]
-        else:
-            factors = torch.as_tensor(factors)
-            of_unknown = torch.ones_like(factors[..., :1])
-            index = to_device(torch.tensor(self._parts), self._device)
-            of_parts = torch.cat((factors, of_unknown), -1).index_select(-1, index)
-        by_block = [of_parts] * len(self._blocks) if factors.ndim == 1 else of_parts
+        by_block = [factors] * len(self._blocks) if factors.ndim == 1 else factors
         for block, of_block in zip(self._blocks, by_block, strict=True):
-            if block is not None:
-                block.recombine_(of_block[0], of_block[1:])
+            if block is None:
+                continue
+            if self._on_host:
+                values = [*of_block.tolist(), 1.0]
+                block.recombine_on_host_(values[self.rest], [values[k] for k in self._parts[1:]])
+            else:
+                of_all = torch.cat((of_block, torch.ones_like(of_block[:1])))
+                of_parts = of_all.index_select(0, self._index)
+                block.recombine_on_device_(of_parts[0], of_parts[1:])
 
     def _placed(self, products: Array | None) -> Array:
         """Return the products (1 + S, 1 + S) where their parts belong, (K + 1, K + 1)."""
@@ -111,9 +109,13 @@ class GroupGradients:
         zeros = torch.zeros(size, size, dtype=torch.float64, device=self._device)
         if products is None:
             return zeros
-        index = to_device(torch.tensor(self._parts), self._device)
-        rows = zeros[:, : len(self._parts)].index_copy(0, index, torch.as_tensor(products))
-        return zeros.index_copy(1, index, rows)
+        rows = zeros[:, : len(self._parts)].index_copy(0, self._index, products.double())
+        return zeros.index_copy(1, self._index, rows)
+
+    @property
+    def _index(self) -> Tensor:
+        """The number of each held part, the rest first, on the device."""
+        return to_device(torch.tensor(self._parts), self._device)
 
     @property
     def _on_host(self) -> bool:
