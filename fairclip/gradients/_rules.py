@@ -77,39 +77,46 @@ def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -
 
 
 def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> Sums:
-    """Sum for ``normal * weight + bias``; the parameters have the `keep` dimensions after B."""
+    """Sum for ``normal * weight + bias`` of gathered rows.
+
+    The parameters have the `keep` dimensions after the rows.
+    """
     sums: Sums = {}
     shape = getattr(module, "weight" if _needs(module, "weight") else "bias").shape
     others = [d for d in range(1, grads.ndim) if not keep <= d < keep + len(shape)]
     grads = grads.to(normal.dtype)
-    for name, rows in (("weight", grads * normal), ("bias", grads)):
+    for name in ("weight", "bias"):
         if _needs(module, name):
-            rows = rows.sum(others) if others else rows
-            sums[name] = slots.sums(slots.gather(rows))
+            rows = grads * normal if name == "weight" else grads
+            sums[name] = slots.sums(rows.sum(others) if others else rows)
     return sums
 
 
 def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.LayerNorm)
-    inputs = inputs.to(module.weight.dtype)
-    normal = F.layer_norm(inputs, module.normalized_shape, eps=module.eps)
-    return _affine(module, normal, grads, slots, grads.ndim - len(module.normalized_shape))
+    rows = slots.gather(inputs).to(module.weight.dtype)
+    normal = F.layer_norm(rows, module.normalized_shape, eps=module.eps)
+    keep = grads.ndim - len(module.normalized_shape)
+    return _affine(module, normal, slots.gather(grads), slots, keep)
 
 
 def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.GroupNorm)
-    inputs = inputs.to(module.weight.dtype)
-    normal = F.group_norm(inputs, module.num_groups, eps=module.eps)
-    return _affine(module, normal, grads, slots, 1)
+    rows = slots.gather(inputs).to(module.weight.dtype)
+    normal = F.group_norm(rows, module.num_groups, eps=module.eps)
+    return _affine(module, normal, slots.gather(grads), slots, 1)
 
 
 def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     inputs = inputs.to(module.weight.dtype)
-    by_batch = module.training or module.running_mean is None
-    mean, var = (None, None) if by_batch else (module.running_mean, module.running_var)
-    normal = F.batch_norm(inputs, mean, var, training=by_batch, eps=module.eps)
-    return _affine(module, normal, grads, slots, 1)
+    if module.training or module.running_mean is None:
+        others = [d for d in range(inputs.ndim) if d != 1]
+        var, mean = torch.var_mean(inputs, others, correction=0)
+    else:
+        mean, var = module.running_mean, module.running_var
+    normal = F.batch_norm(slots.gather(inputs), mean, var, eps=module.eps)
+    return _affine(module, normal, slots.gather(grads), slots, 1)
 
 
 _RULES: Mapping[type[nn.Module], Rule] = {

@@ -1,0 +1,144 @@
+"""Rows that are kept against sums that are worked out, and both against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fairclip.gradients import GradientEngine, GroupGradients
+from fairclip.gradients._outer import Outer
+from tests.gradients._oracle import combined, group_gradients, norm
+
+N_GROUPS = 4
+
+
+def measured(
+    model: nn.Module, inputs: Tensor, targets: Tensor, codes: Tensor, *, by_layer: bool = False
+) -> GroupGradients:
+    engine = GradientEngine(model, N_GROUPS, batch_dim=0, check=False)
+    model.zero_grad()
+    with engine.watch(codes):
+        losses(model, inputs, targets).mean().backward()
+    engine.remove()
+    return engine.collect(by_layer=by_layer)
+
+
+def losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return (model(inputs) - targets).square().sum(tuple(range(1, targets.ndim)))
+
+
+def norms(found: GroupGradients) -> np.ndarray:
+    return np.sqrt(np.diagonal(found.gramian(), axis1=-2, axis2=-1))
+
+
+@pytest.fixture(params=[True, False], ids=["rows", "sums"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether linear layers keep their rows."""
+    is_kept = bool(request.param)
+    monkeypatch.setattr(
+        Outer, "is_worth_keeping", lambda self, _: is_kept and self.weight is not None
+    )
+    return is_kept
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(data=st.data())
+def test_rows_and_sums_agree_with_float64(bias: bool, data: st.DataObject) -> None:
+    n_rows, n_tokens, width = (data.draw(st.integers(1, n)) for n in (9, 3, 6))
+    codes = torch.tensor(
+        data.draw(st.lists(st.integers(-1, N_GROUPS - 1), min_size=n_rows, max_size=n_rows))
+    )
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    model = nn.Sequential(nn.Linear(5, width, bias), nn.Tanh(), nn.Linear(width, 2, bias)).double()
+    inputs = torch.randn(n_rows, n_tokens, 5).double()
+    targets = torch.randn(n_rows, n_tokens, 2).double()
+    parts = group_gradients(model, losses(model, inputs, targets), codes, N_GROUPS)
+    scale = max(norm(combined(parts, [1.0] * N_GROUPS)), *map(norm, parts))
+    factors = torch.tensor([0.5, 1.0, 0.125, 3.0])
+    expected = combined(parts, factors.tolist())
+    flat = torch.stack([torch.cat([t.flatten() for t in part]) for part in parts])
+    for is_kept in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Outer, "is_worth_keeping", lambda *_, kept=is_kept: kept)
+            found = measured(model, inputs, targets, codes)
+        gramian = torch.from_numpy(found.gramian())
+        assert float((gramian - flat @ flat.T).abs().max()) <= 1e-12 * scale**2
+        found.recombine_(factors)
+        off = [p.grad - e for p, e in zip(model.parameters(), expected, strict=True)]
+        assert norm(off) <= 1e-12 * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_largest_group_that_causes_nothing_has_no_norm(kept: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(20, 10).to(dtype)
+    inputs, codes = torch.randn(64, 20).to(dtype), torch.tensor([0] * 40 + [1] * 16 + [2] * 8)
+    with torch.no_grad():
+        targets = model(inputs)
+    targets[40:] += torch.randn(24, 10).to(dtype)
+    found = measured(model, inputs, targets, codes)
+    assert norms(found)[0] <= 10 * torch.finfo(dtype).eps * norms(found)[1]
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_rows_that_cancel_leave_an_accurate_norm(kept: bool, size: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(30, 10)
+    half, noise = torch.randn(20, 30), torch.randn(20, 10)
+    inputs = torch.cat([half, half, torch.randn(60, 30)])
+    codes = torch.tensor([1] * 40 + [0] * 60)
+    with torch.no_grad():
+        targets = model(inputs)
+        targets[:20] += noise
+        targets[20:40] -= noise * (1 + size)
+        targets[40:] += size * torch.randn(60, 10)
+    exact = nn.Linear(30, 10).double()
+    exact.load_state_dict(model.state_dict())
+    parts = group_gradients(
+        exact, losses(exact, inputs.double(), targets.double()), codes, N_GROUPS
+    )
+    found = norms(measured(model, inputs, targets, codes))
+    # Of the rows' own gradients, which are 1 / size times larger than their sum.
+    terms = norm(parts[1]) / size
+    assert abs(found[1] - norm(parts[1])) <= 1e-6 * terms
+    assert abs(found[0] - norm(parts[0])) <= 1e-6 * terms
+
+
+def test_the_group_that_is_not_finite_is_told_apart(kept: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    inputs, targets = torch.randn(12, 6), torch.randn(12, 3)
+    codes = torch.tensor([0] * 6 + [1] * 3 + [2] * 3)
+    engine = GradientEngine(model, N_GROUPS)
+    for last in (0.0, torch.inf):  # the first window learns
+        model.zero_grad()
+        with engine.watch(codes):
+            of_rows = losses(model, inputs, targets)
+            (of_rows * torch.tensor([1.0] * 11 + [1.0 + last])).mean().backward()
+        found = norms(engine.collect())
+    assert np.isfinite(found).tolist() == [False, True, False, True, True]
+
+
+def test_layers_are_told_apart(kept: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs, targets = torch.randn(9, 5).double(), torch.randn(9, 2).double()
+    codes = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, -1])
+    parts = group_gradients(model, losses(model, inputs, targets), codes, N_GROUPS)
+    found = measured(model, inputs, targets, codes, by_layer=True)
+    for layer, tensors in enumerate((slice(0, 2), slice(2, 4))):
+        expected = [norm(part[tensors]) for part in parts]
+        assert np.allclose(norms(found)[layer], expected, rtol=1e-12, atol=1e-12)
+    factors = torch.tensor([[0.5, 1.0, 2.0, 1.0], [1.0, 0.25, 1.0, 1.0]])
+    expected_sum = [
+        *combined([part[:2] for part in parts], factors[0].tolist()),
+        *combined([part[2:] for part in parts], factors[1].tolist()),
+    ]
+    found.recombine_(factors)
+    off = [p.grad - e for p, e in zip(model.parameters(), expected_sum, strict=True)]
+    assert norm(off) <= 1e-12 * norm(expected_sum)
