@@ -6,8 +6,8 @@ Gramian (K + 1, K + 1), or by layer (L, K + 1, K + 1), and the recombination sum
 """
 
 from fairclip.gradients._engine import GradientEngine
+from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._replay import without_autocast
 from fairclip.gradients._rows import Array
-from fairclip.gradients._sums import GroupGradients
 
 __all__ = ["Array", "GradientEngine", "GroupGradients", "without_autocast"]

@@ -6,10 +6,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fairclip.gradients._measure import Sums
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._products import of_dense, of_flat, of_outer, zeros
 from fairclip.gradients._rows import Array
+from fairclip.gradients._sums import Sums
 
 _SMALL = 2**14  # entries
 
@@ -30,7 +30,7 @@ class Block:
         self._large: list[tuple[Tensor, Tensor]] = []  # with their sums (S, *shape)
         self._small: list[Tensor] = []
         self._sums_of_small: list[Tensor] = []
-        for outer in sums.outer:
+        for outer in sums.outers():
             if outer.weight is not None and outer.weight in totals:
                 bias = None if outer.bias is None else totals[outer.bias]
                 self._outer.append((outer, totals[outer.weight], bias))
@@ -110,10 +110,7 @@ class Block:
                     torch.einsum("s,s...->...", weights.to(total.dtype), dense)
                 )
         for outer, weight, bias in self._outer:
-            scaled = outer.grads * self._slots.spread(weights, outer.grads)
-            weight.addmm_(scaled.T, outer.inputs, beta=of_rest)
-            if bias is not None:
-                bias.mul_(of_rest).add_(scaled.sum(0))
+            outer.add_(weight, bias, self._slots.spread(weights, outer.grads), of_rest)
 
     def recombine_on_device_(self, of_rest: Tensor, of_slots: Tensor) -> None:
         """Do the same with 0-d and (S,) tensors, without waiting for them."""
@@ -124,10 +121,12 @@ class Block:
             change = torch.tensordot(changes.to(dense.dtype), dense, 1)
             new.append((total, torch.addcmul(change, total, of_rest.to(total.dtype))))
         for outer, weight, bias in self._outer:
-            scaled = outer.grads * self._slots.spread(changes, outer.grads)
-            new.append((weight, torch.addmm(weight * of_rest, scaled.T, outer.inputs)))
-            if bias is not None:
-                new.append((bias, bias * of_rest + scaled.sum(0)))
+            of_weight = weight * of_rest.to(weight.dtype)
+            of_bias = None if bias is None else bias * of_rest.to(bias.dtype)
+            outer.add_(of_weight, of_bias, self._slots.spread(changes, outer.grads))
+            new.append((weight, of_weight))
+            if bias is not None and of_bias is not None:
+                new.append((bias, of_bias))
         # Written always, chosen on the device: to ask it which would mean to wait for it.
         for total, combined in new:
             total.copy_(torch.where(differs, combined, total))

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,14 @@ Detail = Literal["call", "replay"]
 """What is recorded of a module: its calls, or also all that a re-run needs, with its outputs."""
 
 
+class Taker(Protocol):
+    """Whoever makes use of a gradient while the backward pass runs, so that it need not be kept."""
+
+    def take(self, call: "Call", grad: Tensor) -> bool:
+        """Use the gradient of a call's only output; say whether the call is done with."""
+        ...
+
+
 @dataclass(slots=True)
 class Call:
     """One forward pass of one module, and the gradients that reached its outputs."""
@@ -44,6 +52,8 @@ class Call:
     snapshot: Snapshot | None  # of before the call
     outputs: list[Any]  # the leaves of what it returned, where they are kept
     grads: list[Tensor | None]  # one for each leaf of what it returned
+    taker: "Taker | None" = None  # offered each gradient as it comes
+    is_taken: bool = False  # it took all that there is
     is_reached: bool = False  # a backward pass came through
     is_differentiated: bool = False  # its backward pass was, as a gradient penalty does
 
@@ -56,7 +66,7 @@ class Call:
         """Let go of all tensors: the graph that refers to this call may live longer."""
         for tensors in (self.inputs, self.outputs, self.grads):
             tensors.clear()
-        self.snapshot = None
+        self.snapshot = self.taker = None
 
     def outputs_unchanged(self) -> bool:
         """Say whether the kept outputs still hold what the call returned."""
@@ -109,6 +119,7 @@ class CallRecorder:
         self._calls: list[Call] | None = None
         self._counts: dict[str, int] = {}
         self._keep_outputs = False
+        self._taker: Taker | None = None
         self._open: list[tuple[str, Snapshot, tuple[Any, ...], dict[str, Any]]] = []
         self._entries: Collection[str] | None = None
         self._writers: dict[str, list[Node]] = {}
@@ -145,9 +156,9 @@ class CallRecorder:
     def __reduce__(self) -> tuple[type["CallRecorder"], tuple[dict[str, nn.Module]]]:
         return CallRecorder, ({},)  # a copied or saved model takes hooks along that do nothing
 
-    def start(self) -> None:
-        """Begin to record."""
-        self._calls, self._counts, self._open = [], {}, []
+    def start(self, taker: Taker | None = None) -> None:
+        """Begin to record; offer each gradient to ``taker``."""
+        self._calls, self._counts, self._open, self._taker = [], {}, [], taker
 
     def stop(self) -> list[Call]:
         """Record no more; return the calls since `start`."""
@@ -222,6 +233,7 @@ class CallRecorder:
             snapshot,
             keep,
             [None] * len(outputs),
+            self._taker,
         )
         calls.append(call)
         for position, leaf in enumerate(outputs):
@@ -253,6 +265,11 @@ def _keep_grad(
         call.is_differentiated |= torch.is_grad_enabled()  # create_graph
         return
     call.is_reached = True
+    if call.taker is not None and call.taker.take(call, grad):
+        call.is_taken = True
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            call.inputs.clear()
+        return
     held = call.grads[position]
     # Two backward passes over one graph add up, as they do in `.grad`.
     call.grads[position] = grad if held is None else held + grad

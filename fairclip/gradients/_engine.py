@@ -1,6 +1,5 @@
 """From a user's own forward and backward pass to the gradient of every group."""
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
@@ -20,15 +19,16 @@ from fairclip.gradients._checks import (
     warn_of_new_calls,
     warn_of_penalty,
 )
+from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._ledger import GradLedger
-from fairclip.gradients._measure import Sums, measure
+from fairclip.gradients._measure import Measurement
 from fairclip.gradients._pending import Pending
 from fairclip.gradients._plan import Plan
 from fairclip.gradients._probe import find_layouts
 from fairclip.gradients._replay import without_autocast
 from fairclip.gradients._rerun import runs_alone
 from fairclip.gradients._rows import BatchRows, Slots
-from fairclip.gradients._sums import GroupGradients
+from fairclip.gradients._sums import Sums
 from fairclip.gradients._supported import check_single_process, trainable_parameters
 
 
@@ -86,8 +86,7 @@ class GradientEngine:
         self._modules = modules
         self._recorder = CallRecorder(modules)
         self._recorder.find_writers()
-        n_owners = Counter(name for names in self._owners.values() for name in names.values())
-        self._plan = Plan(tied={name for name, n in n_owners.items() if n > 1})
+        self._plan = Plan()
         self._served: set[str] = set()
         self._hook_all()
         self._ledger = GradLedger(self._parameters)
@@ -97,6 +96,7 @@ class GradientEngine:
         self._watching = False
         self._removed = False
         self._pending: Pending | None = None
+        self._measurement: Measurement | None = None
 
     def watch(self, codes: Tensor) -> AbstractContextManager[None]:
         """Measure the forward and backward pass inside; `codes` are (B,) int64 on the CPU."""
@@ -105,7 +105,11 @@ class GradientEngine:
     def open(self, codes: Tensor) -> BatchRows:
         """Begin a window."""
         rows = self._begin(codes)
-        self._recorder.start()
+        self._measurement = None
+        if not (self._learning or self._must_check()):
+            rest = self._rest(rows)
+            self._measurement = self._measure(self._plan, self._slots(rows, without=rest))
+        self._recorder.start(self._measurement)
         return rows
 
     def close(self, rows: BatchRows, *, failed: bool) -> None:
@@ -119,6 +123,7 @@ class GradientEngine:
                 failed = False
         finally:
             self._watching = False
+            self._measurement = None
             if failed:
                 self._pending = None
                 self._ledger.abandon()
@@ -231,7 +236,6 @@ class GradientEngine:
                 else "No backward pass ran inside `watch`: call `loss.backward()` before it ends."
             )
         check_first_order(reached)
-        device = self._grad(names[0]).device
         always = self._check is True
         # No hook sees a backward pass inside of torch.func: a penalty that comes later hides there.
         seen = [call for call in calls if call.is_reached or call.is_transformed]
@@ -241,14 +245,26 @@ class GradientEngine:
                 self._hook_all()
                 self._forget(rows)
                 return
-            self._learn(calls, reached, rows.slots(rows.present(), device), names)
-        if self._pending is None and (always or self._unchecked):
-            self._check_sums(reached, rows.slots(rows.present(), device), names)
+            self._learn(calls, reached, self._slots(rows), names)
+        if self._must_check():
+            self._check_sums(reached, self._slots(rows), names)
             self._unchecked = len(rows.present()) < 2  # one part alone cannot be wrong
             self._ledger.weigh()
         rest = self._rest(rows)
-        slots = rows.slots([part for part in rows.present() if part != rest], device)
-        self._add(self._measure(reached, slots, names), rows, rest)
+        measurement = self._measurement
+        if measurement is None:
+            measurement = self._measure(self._plan, self._slots(rows, without=rest))
+        self._add(measurement.finish(reached, self._chosen(names)), rows, rest)
+
+    def _must_check(self) -> bool:
+        return self._pending is None and (self._check is True or self._unchecked)
+
+    def _slots(self, rows: BatchRows, without: int | None = None) -> Slots:
+        parts = [part for part in rows.present() if part != without]
+        return rows.slots(parts, self._place_then[0])
+
+    def _measure(self, plan: Plan, slots: Slots) -> Measurement:
+        return Measurement(plan, self._owners, slots)
 
     def _forget(self, rows: BatchRows) -> None:
         if self._pending is None:
@@ -313,7 +329,8 @@ class GradientEngine:
         """Compute every part and add up; what does not, is missed rows or a penalty."""
         error = tolerance(calls)
         totals = {name: self._grad(name) for name in names}
-        sums = self._measure(calls, slots, names).all_dense()
+        measured = self._measure(self._plan, slots)
+        sums = measured.finish(calls, self._chosen(names)).all_dense()
         missing = differing(totals, sums, error)
         if not missing:
             return
@@ -322,10 +339,11 @@ class GradientEngine:
         for name in missing:
             plan.hand_over(name, [], calls)
         self._find_alone(plan, calls, slots)
-        again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
+        chosen = self._chosen(missing)
+        again = self._measure(plan, slots).finish(calls, chosen).all_dense()
         if differing({name: totals[name] for name in missing}, again, error):
             plan.run_together()  # a backward pass may depend on others
-            again = measure(calls, plan, self._owners, self._chosen(missing), slots).all_dense()
+            again = self._measure(plan, slots).finish(calls, chosen).all_dense()
         first = {n: sums[n].sum(0) if n in sums else totals[n] * 0 for n in missing}
         if moved := differing(first, again, error):
             warn_of_missed_rows(moved)
@@ -337,9 +355,6 @@ class GradientEngine:
             if not self._has_penalty:
                 warn_of_penalty(penalised)
             self._has_penalty = True
-
-    def _measure(self, calls: list[Call], slots: Slots, names: list[str]) -> Sums:
-        return measure(calls, self._plan, self._owners, self._chosen(names), slots)
 
     def _chosen(self, names: list[str]) -> dict[str, nn.Parameter]:
         return {name: self._parameters[name] for name in names}

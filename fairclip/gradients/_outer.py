@@ -78,6 +78,10 @@ class Outer:
         of_rows = n_weights * 2 * n_rows + 1.5 * n_rows**2 * (d_in + d_out) + 30 * _PER_CALL
         return of_rows < of_sums
 
+    def scaled(self, scale: Tensor) -> "Outer":
+        """Return the same times a number."""
+        return Outer(self.inputs, self.grads * scale, self.weight, self.bias)
+
     def gramian(self) -> Tensor:
         """Return the dot products between the rows' own gradients, (M, M)."""
         inputs, grads = self.inputs, self.grads
@@ -89,9 +93,21 @@ class Outer:
 
     def along(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the dot product of each row's own gradient with these tensors, (M,)."""
-        if bias is None:
-            products = self.inputs @ weight.T
-        else:
-            products = torch.addmm(bias, self.inputs, weight.T)
+        matrix = weight.flatten(1)
+        products = (
+            self.inputs @ matrix.T if bias is None else torch.addmm(bias, self.inputs, matrix.T)
+        )
         along: Tensor = torch.linalg.vecdot(products, self.grads)
         return along
+
+    def add_(
+        self, weight: Tensor, bias: Tensor | None, by_row: Tensor, of_rest: float = 1.0
+    ) -> None:
+        """Multiply the tensors by ``of_rest`` and add the rows times ``by_row`` (M, 1)."""
+        grads = self.grads * by_row
+        matrix = weight.flatten(1)
+        matrix.addmm_(grads.T, self.inputs, beta=of_rest)
+        if matrix.data_ptr() != weight.data_ptr():
+            weight.copy_(matrix.view_as(weight))
+        if bias is not None:
+            bias.mul_(of_rest).add_(grads.sum(0))

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fairclip.gradients._measure import Sums
+from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._rows import BatchRows, Slots
-from fairclip.gradients._sums import GroupGradients
+from fairclip.gradients._sums import Sums
 
 
 class Pending:

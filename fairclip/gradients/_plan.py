@@ -1,7 +1,7 @@
 """Which calls give which parameter's group sums, and how."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
@@ -49,7 +49,6 @@ class Plan:
         alone: The run-again modules whose rows can run without the rest of the batch.
         entries: The outermost modules.
         transformed: Modules that are called inside of torch.func.
-        tied: Parameters that several modules hold.
     """
 
     layouts: dict[Pattern, Layouts] = field(default_factory=dict)
@@ -59,7 +58,6 @@ class Plan:
     alone: dict[str, bool] = field(default_factory=dict)
     entries: set[str] = field(default_factory=set)
     transformed: set[str] = field(default_factory=set)
-    tied: Set[str] = frozenset()
     _routes: dict[Pattern, Route] = field(default_factory=dict)
 
     def knows(self, call: Call) -> bool:

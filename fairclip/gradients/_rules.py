@@ -110,11 +110,10 @@ def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
 def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     inputs = inputs.to(module.weight.dtype)
-    if module.training or module.running_mean is None:
+    mean, var = module.running_mean, module.running_var
+    if module.training or mean is None:
         others = [d for d in range(inputs.ndim) if d != 1]
         var, mean = torch.var_mean(inputs, others, correction=0)
-    else:
-        mean, var = module.running_mean, module.running_var
     normal = F.batch_norm(slots.gather(inputs), mean, var, eps=module.eps)
     return _affine(module, normal, slots.gather(grads), slots, 1)
 

@@ -1,122 +1,99 @@
-"""What each group's rows caused in a batch's gradient. Shapes: K groups, L layers, S slots."""
+"""What the rows of each slot caused in one window. Shapes: S slots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fairclip.gradients._block import Block
-from fairclip.gradients._measure import Sums
-from fairclip.gradients._rows import Array, to_device
+from fairclip.gradients._outer import Outer
+from fairclip.gradients._rows import Slots
 
 
-class GroupGradients:
-    r"""The contributions of K groups to the gradient of every parameter.
+@dataclass(slots=True)
+class Sums:
+    """For each parameter that rows reached the sums over the rows of each slot.
 
-    .. math:: t = \sum_k g_k + u
-
-    One of the parts :math:`g_0, ..., g_{K-1}, u` is known by subtraction only (``rest``), the
-    others are held. Part number K is :math:`u`: what rows of no known group and what no row at all
-    caused.
+    All that is kept is a sum over rows: it could be added up over processes.
 
     Args:
-        totals: The gradients :math:`t`, by name; `recombine_` writes into them.
-        sums: The held parts, each one that has rows.
-        rest: The part that is known by subtraction.
-        counts: Rows of each part, (K + 1,).
-        layers: The parameters of each layer (a parameter's name up to its last dot), in order;
-            None where layers are not told apart.
+        slots: Whose rows these are.
+        dense: Sums that are worked out, (S, *shape) for each parameter.
+        outer: Rows whose outer products are the sums, for each parameter that is not in ``dense``.
     """
 
-    def __init__(
-        self,
-        totals: Mapping[str, Tensor],
-        sums: Sums,
-        rest: int,
-        counts: Sequence[int],
-        layers: Mapping[str, Sequence[str]] | None,
-    ) -> None:
-        self.rest = rest
-        self.counts = tuple(counts)
-        self.layers = None if layers is None else tuple(layers)
-        self.totals = list(totals.values())
-        self._totals = totals
-        self._sums = sums
-        self._parts = (rest, *sums.slots.parts)
-        self._device = self.totals[0].device
-        by_layer = [list(totals)] if layers is None else layers.values()
-        self._blocks = [
-            Block({name: totals[name] for name in names}, sums) if names else None
-            for names in by_layer
-        ]
+    slots: Slots
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    outer: dict[str, Outer] = field(default_factory=dict)
 
-    def part(self, k: int) -> list[Tensor]:
-        """Return one part, one tensor a parameter."""
-        dense = self._sums.all_dense()
-        if k == self.rest:
-            return [t - dense[n].sum(0) if n in dense else t for n, t in self._totals.items()]
-        slot = self._sums.slots.parts.index(k)
-        return [
-            dense[name][slot] if name in dense else torch.zeros_like(total)
-            for name, total in self._totals.items()
-        ]
+    def add(self, found: Mapping[str, Tensor]) -> None:
+        """Add a call's sums to those of the calls before."""
+        for name, tensor in found.items():
+            if outer := self.outer.get(name):
+                self._work_out(outer)
+            held = self.dense.get(name)
+            # Not in place: autograd may have given one tensor for two parameters.
+            self.dense[name] = tensor if held is None else held + tensor
 
-    def row_counts(self) -> Array:
-        """Return the rows of each group, (K,) int64."""
-        if self._on_host:
-            return np.array(self.counts[:-1])
-        return to_device(torch.tensor(self.counts[:-1]), self._device)
+    def add_outer(self, outer: Outer) -> None:
+        """Add a call's sums as rows, which are kept if it is the only call and if it pays."""
+        names = outer.names()
+        is_only = self.dense.keys().isdisjoint(names) and self.outer.keys().isdisjoint(names)
+        if is_only and outer.is_worth_keeping(len(self.slots.parts)):
+            self.outer.update(dict.fromkeys(names, outer))
+        else:
+            self.add(outer.sums(self.slots))
 
-    def gramian(self) -> Array:
-        r"""Return the dot products between all parts, (K + 1, K + 1), or (L, K + 1, K + 1).
+    def added(self, others: "Sums") -> "Sums":
+        """Return the sums of two windows, which may hold different parts."""
+        parts = tuple(dict.fromkeys((*self.slots.parts, *others.slots.parts)))
+        joined = Sums(self.slots.without_rows(parts))
+        for window in (self, others):
+            places = [parts.index(part) for part in window.slots.parts]
+            for name, tensor in window.all_dense().items():
+                if name not in joined.dense:
+                    joined.dense[name] = tensor.new_zeros(len(parts), *tensor.shape[1:])
+                for place, of_part in zip(places, tensor, strict=True):
+                    joined.dense[name][place] += of_part
+        return joined
 
-        float64. 0 for parts without rows, unless such a part is got by subtraction. To be called
-        before `recombine_`.
-        """
-        found = [None if block is None else block.gramian() for block in self._blocks]
-        gramian = [self._placed(products) for products in found]
-        if self.layers is None:
-            return gramian[0]
-        return np.stack(gramian) if self._on_host else torch.stack(gramian)
+    def without(self, part: int) -> "Sums":
+        """Return the sums of the other parts."""
+        slot, parts = self.slots.parts.index(part), list(self.slots.parts)
+        del parts[slot]
+        dense = {
+            name: torch.cat((tensor[:slot], tensor[slot + 1 :]))
+            for name, tensor in self.all_dense().items()
+        }
+        return Sums(self.slots.without_rows(parts), dense)
 
-    def recombine_(self, factors: Array) -> None:
-        r"""Make the total :math:`\sum_k f_k g_k + u`, for factors (K,) or (L, K).
+    def of(self, names: Collection[str]) -> "Sums":
+        """Return the sums of these parameters alone."""
+        if self.dense.keys() <= set(names) and self.outer.keys() <= set(names):
+            return self
+        dense = {name: tensor for name, tensor in self.all_dense().items() if name in names}
+        return Sums(self.slots, dense)
 
-        Where no present group's factor differs from 1 it is left bit for bit.
-        """
-        by_block = [factors] * len(self._blocks) if factors.ndim == 1 else factors
-        for block, of_block in zip(self._blocks, by_block, strict=True):
-            if block is None:
-                continue
-            if self._on_host:
-                values = [*of_block.tolist(), 1.0]
-                block.recombine_on_host_(values[self.rest], [values[k] for k in self._parts[1:]])
-            else:
-                of_all = torch.cat((of_block, torch.ones_like(of_block[:1])))
-                of_parts = of_all.index_select(0, self._index)
-                block.recombine_on_device_(of_parts[0], of_parts[1:])
+    def scaled(self, scale: Tensor) -> "Sums":
+        """Return all of it times a number."""
+        dense = {name: tensor * scale for name, tensor in self.dense.items()}
+        scaled = Sums(self.slots, dense)
+        for outer in self.outers():
+            scaled.outer.update(dict.fromkeys(outer.names(), outer.scaled(scale)))
+        return scaled
 
-    def _placed(self, products: Array | None) -> Array:
-        """Return the products (1 + S, 1 + S) where their parts belong, (K + 1, K + 1)."""
-        size = len(self.counts)
-        if self._on_host:
-            placed = np.zeros((size, size))
-            if products is not None:
-                parts = np.array(self._parts)
-                placed[parts[:, None], parts] = products
-            return placed
-        zeros = torch.zeros(size, size, dtype=torch.float64, device=self._device)
-        if products is None:
-            return zeros
-        rows = zeros[:, : len(self._parts)].index_copy(0, self._index, products.double())
-        return zeros.index_copy(1, self._index, rows)
+    def outers(self) -> list[Outer]:
+        """Return each of the rows once."""
+        return list({id(outer): outer for outer in self.outer.values()}.values())
 
-    @property
-    def _index(self) -> Tensor:
-        """The number of each held part, the rest first, on the device."""
-        return to_device(torch.tensor(self._parts), self._device)
+    def all_dense(self) -> dict[str, Tensor]:
+        """Return the sums of all parameters, worked out."""
+        dense = dict(self.dense)
+        for outer in self.outers():
+            dense.update(outer.sums(self.slots))
+        return dense
 
-    @property
-    def _on_host(self) -> bool:
-        return self._device.type == "cpu"
+    def _work_out(self, outer: Outer) -> None:
+        for name in outer.names():
+            del self.outer[name]
+        self.dense.update(outer.sums(self.slots))
