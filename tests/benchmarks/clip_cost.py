@@ -7,10 +7,9 @@ the gradients alone, in torch's own calls: what measuring and reporting cost.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 import torch
@@ -38,8 +37,7 @@ from fairclip.clipping import (
     ZScore,
 )
 from fairclip.clipping._mode import OptimizerMode
-
-Call = Callable[[], Any]
+from tests.benchmarks._interleave import Call, Seconds, Spread, seconds
 
 
 @dataclass(frozen=True)
@@ -197,54 +195,42 @@ class Work:
         torch._foreach_clamp_max_(self.weights, 0.5)
 
 
-def seconds(parts: tuple[tuple[Call, bool], ...]) -> tuple[float, float]:
-    """Return the wall and CPU time of the parts that are timed."""
-    wall = cpu = 0.0
-    for part, is_timed in parts:
-        walls, cpus = time.perf_counter(), time.process_time()
-        part()
-        if is_timed:
-            wall += time.perf_counter() - walls
-            cpu += time.process_time() - cpus
-    return wall, cpu
-
-
-def measure(work: Work, row: Row, n_pairs: int) -> dict[str, list[tuple[float, float]]]:
+def measure(work: Work, row: Row, n_pairs: int) -> dict[str, list[Seconds]]:
     """Return the times of torch's norm, the mode, the bare operation and the peer, in turn."""
     calls = {"torch": ((work.torch, True),), "mode": row.parts, "bare": ((row.bare, True),)}
     if row.peer is not None:
         calls["peer"] = ((row.peer, True),)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    times: dict[str, list[Seconds]] = {name: [] for name in calls}
     names = list(calls)
     for pair in range(n_pairs + 3):  # the first three warm up
         for name in names if pair % 2 else reversed(names):
             row.reset()
-            took = seconds(calls[name])
+            took = seconds(*calls[name])
             if pair >= 3:
                 times[name].append(took)
     return times
 
 
-def ratios(a: list[tuple[float, float]], b: list[tuple[float, float]], kind: int) -> list[float]:
-    """Return the ratios of neighbours, of wall (0) or CPU time (1)."""
-    return [x[kind] / y[kind] for x, y in zip(a, b, strict=True)]
+def ratios(a: list[Seconds], b: list[Seconds], kind: str) -> list[float]:
+    """Return the ratios of neighbours, of "wall" or "cpu" time."""
+    return [getattr(x, kind) / getattr(y, kind) for x, y in zip(a, b, strict=True)]
 
 
-def line(row: Row, setting: Setting, times: dict[str, list[tuple[float, float]]]) -> str:
+def line(row: Row, setting: Setting, times: dict[str, list[Seconds]]) -> str:
     """Return what is printed of a mode."""
-    low, middle, high = quantiles(ratios(times["mode"], times["torch"], 0), n=4)
-    cpu = median(ratios(times["mode"], times["torch"], 1))
-    record = median(ratios(times["mode"], times["bare"], 0))
+    wall = Spread.of(ratios(times["mode"], times["torch"], "wall"))
+    cpu = median(ratios(times["mode"], times["torch"], "cpu"))
+    record = median(ratios(times["mode"], times["bare"], "wall"))
     bar, note = row.bar, ""
     if row.peer is not None:
-        bar, note = median(ratios(times["peer"], times["torch"], 0)), " (agc)"
+        bar, note = median(ratios(times["peer"], times["torch"], "wall")), " (agc)"
     verdict = "-"
     if setting.has_bars and bar is not None:
-        verdict = f"<= {bar:.2f}{note}: {'met' if middle <= bar else 'MISSED'}"
-    milliseconds = median(wall for wall, _ in times["mode"]) * 1e3
+        verdict = f"<= {bar:.2f}{note}: {'met' if wall.median <= bar else 'MISSED'}"
+    milliseconds = median(took.wall for took in times["mode"]) * 1e3
     return (
-        f"{row.name:<14}{milliseconds:>9.2f}{middle:>8.2f} ({low:.2f}-{high:.2f}){cpu:>8.2f}"
-        f"{record:>9.2f}   {verdict}"
+        f"{row.name:<14}{milliseconds:>9.2f}{wall.median:>8.2f} ({wall.q1:.2f}-{wall.q3:.2f})"
+        f"{cpu:>8.2f}{record:>9.2f}   {verdict}"
     )
 
 

@@ -1,130 +1,149 @@
 """What a step with group gradients costs, as a ratio to a plain step.
 
-Run `python -m tests.benchmarks.step_cost`. Plain and fair steps alternate in one process, so that
-whatever else the machine does meets both; each ratio is of two neighbours, and the median of the
-ratios is printed with their quartiles, for wall time and for CPU time.
+Run `python -m tests.benchmarks.step_cost`. The arms take turns in one process, so that whatever
+else the machine does meets all of them. Each ratio is to the plain step of the same round; printed
+are their median and quartiles for wall time, and the median for the CPU time of all threads.
+
+plain          forward, backward and Adam
+exact          FairClipper.watch and clip_grad_
+lagged         FairClipper.weigh and clip_grad_, measuring in every tenth step
+floor          the plain step and the kernels that any exact method needs: see _step_floor.py
+autograd loop  one torch.autograd.grad a group over one forward pass
+TorchJD        the Jacobian of the groups' losses, combined by the same cap
+UPGrad         the same, combined by UPGrad
+Opacus hooks   per-sample gradients, added up by group
+Opacus ghost   per-sample norms and a second backward pass, no group norms: see _step_rivals.py
+
+The arms from the autograd loop on do the same whosever the rows are: they are measured at one share
+of the minority, 40 %, as is peak memory (of models that need more than the interpreter's noise).
+The results go to step_cost.csv, where they replace those of the same setting.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import quantiles
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import product
 
 import torch
-from torch import Tensor, nn
+from tqdm import tqdm
 
-import fairclip
-
-Step = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A model, a batch and how its rows fall into groups."""
-
-    name: str
-    sizes: tuple[int, ...]
-    batch_size: int
-
-
-SETTINGS = (
-    Setting("MLP 512-1024-1024-10", (512, 1024, 1024, 10), 512),
-    Setting("MLP 100-64-64-2", (100, 64, 64, 2), 256),
+from tests.benchmarks._step_arms import OWN_ARMS, Arm, autograd_loop
+from tests.benchmarks._step_floor import floor
+from tests.benchmarks._step_measure import measure
+from tests.benchmarks._step_models import WORKLOADS
+from tests.benchmarks._step_results import MEASURED_ONCE, Row, Setting, merge, read
+from tests.benchmarks._step_rivals import (
+    opacus_ghost,
+    opacus_hooks,
+    torchjd_cap,
+    torchjd_upgrad,
+    without_attention,
 )
-GROUPS = ((2, 0.2), (8, 0.4))  # K, and the share of the rows outside the largest group
+from tests.benchmarks._step_table import table
+from tests.benchmarks._step_targets import verdicts
+
+ARMS = {
+    **OWN_ARMS,
+    "floor": Arm(floor),
+    "autograd loop": Arm(autograd_loop),
+    "TorchJD": Arm(torchjd_cap),
+    "UPGrad": Arm(torchjd_upgrad),
+    "Opacus hooks": Arm(opacus_hooks, prepare=without_attention),
+    "Opacus ghost": Arm(opacus_ghost, prepare=without_attention),
+}
+BY_MINORITY = (*OWN_ARMS, "floor")
 
 
-def make_mlp(sizes: tuple[int, ...]) -> nn.Sequential:
-    """Build an MLP with ReLU between its layers."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def line(row: Row) -> str:
+    """Return what is printed of an arm."""
+    if row.wall is None:
+        return f"  {row.arm:<15}-  {row.note}"
+    text = f"  {row.arm:<15}{row.wall:>7.2f} ({row.wall_q1:.2f}-{row.wall_q3:.2f}){row.cpu:>8.2f}"
+    if row.memory is not None:
+        text += f"   peak memory {row.memory:.2f}, in the first step {row.first_memory:.2f}"
+    return f"{text}   {row.note}".rstrip()
 
 
-def make_groups(batch_size: int, n_groups: int, minority: float) -> Tensor:
-    """Return codes: group 0 is the largest, the others share the minority evenly."""
-    n_minority = round(batch_size * minority)
-    codes = torch.zeros(batch_size, dtype=torch.int64)
-    codes[:n_minority] = 1 + torch.arange(n_minority) % (n_groups - 1)
-    return codes[torch.randperm(batch_size)]
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure all settings and print a block for each."""
+    settings = [
+        Setting(arguments.device, model, int(n_groups), minority)
+        for model, n_groups, minority in product(
+            arguments.models, arguments.groups, arguments.minority
+        )
+    ]
+    rows = []
+    for setting in (bar := tqdm(settings, unit="setting")):
+        bar.set_description(f"{setting.model}, K={setting.n_groups}, {setting.minority}")
+        names = arguments.arms or (ARMS if setting.minority == MEASURED_ONCE else BY_MINORITY)
+        arms = {name: ARMS[name] for name in dict.fromkeys(("plain", *names))}
+        measured = list(measure(setting, arms, arguments.seconds, arguments.rounds))
+        bar.write("\n".join(block(measured)), file=sys.stdout)
+        rows += measured
+        if not arguments.quick:
+            merge(measured)
+    return rows
 
 
-def make_steps(setting: Setting, n_groups: int, minority: float) -> tuple[Step, Step]:
-    """Return a plain step and a fair one on the same data."""
-    inputs = torch.randn(setting.batch_size, setting.sizes[0])
-    targets = torch.randint(setting.sizes[-1], (setting.batch_size,))
-    groups = make_groups(setting.batch_size, n_groups, minority)
-
-    def backward(model: nn.Module) -> None:
-        nn.functional.cross_entropy(model(inputs), targets).backward()
-
-    plain_model, fair_model = make_mlp(setting.sizes), make_mlp(setting.sizes)
-    plain_optimizer = torch.optim.Adam(plain_model.parameters())
-    fair_optimizer = torch.optim.Adam(fair_model.parameters())
-    clipper = fairclip.FairClipper(
-        fair_model,
-        fairclip.NormCap(max_ratio=1.0),
-        group_counts=torch.bincount(groups) * 100,
+def block(rows: list[Row]) -> Iterator[str]:
+    """Yield what is printed of a setting."""
+    of = rows[0]
+    yield (
+        f"\n{of.model}, B={of.batch_size}, K={of.n_groups}, minority {of.minority}: "
+        f"plain step {of.plain_ms:.2f} ms"
     )
-
-    def plain() -> None:
-        backward(plain_model)
-        plain_optimizer.step()
-        plain_optimizer.zero_grad()
-
-    def fair() -> None:
-        with clipper.watch(groups):
-            backward(fair_model)
-        clipper.clip_grad_()
-        fair_optimizer.step()
-        fair_optimizer.zero_grad()
-
-    return plain, fair
+    yield f"  {'arm':<15}{'wall':>7} (quartiles){'CPU':>9}"
+    yield from map(line, rows)
 
 
-def paired_ratios(plain: Step, fair: Step, n_pairs: int) -> Iterator[tuple[float, float, float]]:
-    """Yield plain wall seconds, and the ratios of wall and CPU time, of neighbouring steps."""
-    for _ in range(10):
-        plain()
-        fair()
-    for pair in range(n_pairs):
-        first, second = (plain, fair) if pair % 2 else (fair, plain)
-        times = {}
-        for step in (first, second):
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            times[step] = time.perf_counter() - wall, time.process_time() - cpu
-        yield times[plain][0], times[fair][0] / times[plain][0], times[fair][1] / times[plain][1]
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu; cuda adds the large models")
+    parser.add_argument("--models", type=listed, help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument("--groups", type=listed, default="2,4,8,16", help="numbers of groups")
+    parser.add_argument("--minority", type=listed, default="20,40,balanced", help="percentages")
+    parser.add_argument("--arms", type=listed, help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for a setting, about")
+    parser.add_argument("--rounds", type=int, help="instead of seconds")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="a trial: K=2, few rounds, no CSV")
+    parser.add_argument("--table", action="store_true", help="print the README's table of the CSV")
+    parser.add_argument("--targets", action="store_true", help="print which targets the CSV meets")
+    arguments = parser.parse_args()
+    if arguments.models is None:
+        is_cuda = arguments.device == "cuda"
+        arguments.models = [m for m, w in WORKLOADS.items() if is_cuda or not w.on_cuda]
+    if arguments.quick:
+        arguments.groups, arguments.minority, arguments.rounds = ["2"], ["40"], 3
+    for given, known in ((arguments.models, WORKLOADS), (arguments.arms or [], ARMS)):
+        if unknown := sorted(set(given) - set(known)):
+            parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return arguments
+
+
+def listed(text: str) -> list[str]:
+    """Split an argument."""
+    return text.split(",")
 
 
 def main() -> None:
-    """Print one line a setting."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=300, help="steps of each kind a line")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.pairs} pairs")
-    print(
-        f"{'model':<22}{'B':>5}{'K':>3}{'minority':>9}{'plain ms':>10}{'wall':>7} (quartiles)"
-        f"{'CPU':>9}"
-    )
-    for setting in SETTINGS:
-        for n_groups, minority in GROUPS:
-            steps = make_steps(setting, n_groups, minority)
-            plain, wall, cpu = zip(*paired_ratios(*steps, arguments.pairs), strict=True)
-            low, median, high = quantiles(wall, n=4)
-            print(
-                f"{setting.name:<22}{setting.batch_size:>5}{n_groups:>3}{minority:>9.0%}"
-                f"{quantiles(plain, n=4)[1] * 1e3:>10.2f}{median:>7.2f} ({low:.2f}-{high:.2f})"
-                f"{quantiles(cpu, n=4)[1]:>9.2f}"
-            )
+    """Measure, or print what was measured."""
+    arguments = parse()
+    if arguments.table:
+        print("\n".join(table(read())))
+        return
+    if arguments.targets:
+        rows = read()
+    else:
+        torch.set_num_threads(arguments.threads)
+        warnings.filterwarnings("ignore", "Full backward hook is firing")  # Opacus's hooks
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+        rows = run(arguments)
+    print("\n".join(["", *verdicts(rows)]))
 
 
 if __name__ == "__main__":
