@@ -37,8 +37,8 @@ def gradients(model: nn.Module) -> list[Tensor]:
 
 
 def norms(found: GroupGradients) -> np.ndarray:
-    squares: np.ndarray = np.diagonal(found.gramian(), axis1=-2, axis2=-1)
-    return np.sqrt(squares)
+    norms: np.ndarray = np.diagonal(found.gramian(), axis1=-2, axis2=-1) ** 0.5
+    return norms
 
 
 @pytest.fixture(params=[True, False], ids=["rows", "sums"])
