@@ -14,14 +14,15 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
+from fairclip.gradients._attention import Projection, find_projections
 from fairclip.gradients._replay import Snapshot
 
 Key = tuple[str, int]
 """A call: the module's name and how many calls of it ended before in the window."""
 
-Pattern = tuple[str, tuple[int, ...]]
+Pattern = tuple[str, tuple[int, ...], int]
 """What calls with the same layouts have in common: the module's name, and of every leaf of inputs
-and outputs the number of dimensions, -1 for what is no tensor."""
+and outputs the number of dimensions, -1 for what is no tensor, and how many projections."""
 
 _ONE_TENSOR = pytree.tree_flatten(((torch.empty(0),), {}))[1]
 
@@ -52,6 +53,7 @@ class Call:
     snapshot: Snapshot | None  # of before the call
     outputs: list[Any]  # the leaves of what it returned, where they are kept
     grads: list[Tensor | None]  # one for each leaf of what it returned
+    projections: list[Projection]  # of an attention
     taker: "Taker | None" = None  # offered each gradient as it comes
     is_taken: bool = False  # it took all that there is
     is_reached: bool = False  # a backward pass came through
@@ -64,7 +66,7 @@ class Call:
 
     def release(self) -> None:
         """Let go of all tensors: the graph that refers to this call may live longer."""
-        for tensors in (self.inputs, self.outputs, self.grads):
+        for tensors in (self.inputs, self.outputs, self.grads, self.projections):
             tensors.clear()
         self.snapshot = self.taker = None
 
@@ -218,12 +220,15 @@ class CallRecorder:
                 outputs = [_view(leaf) for leaf in outputs]
                 changed = pytree.tree_unflatten(outputs, output_spec)
         keep = outputs if detail == "replay" or self._keep_outputs else []
+        found: list[tuple[Node, Projection]] = []
+        if type(module) is nn.MultiheadAttention and not has_user_hooks(module):
+            found = find_projections(module, inputs, outputs[0])
         ordinal = self._counts.get(name, 0)
         self._counts[name] = ordinal + 1
         leaves = inputs + outputs
         call = Call(
             (name, ordinal),
-            (name, tuple([x.ndim if isinstance(x, Tensor) else -1 for x in leaves])),
+            (name, tuple([x.ndim if isinstance(x, Tensor) else -1 for x in leaves]), len(found)),
             module,
             inputs,
             spec,
@@ -233,17 +238,20 @@ class CallRecorder:
             snapshot,
             keep,
             [None] * len(outputs),
+            [projection for _, projection in found],
             self._taker,
         )
         calls.append(call)
+        writers = self._writers.get(name)
+        if writers is None:  # of a lazy module: its parameters have their shapes now
+            writers = self._writers[name] = _writers(module)
         for position, leaf in enumerate(outputs):
             if isinstance(leaf, Tensor) and (node := leaf.grad_fn) is not None:
                 # On the node, not the tensor: hooks of the user's on the tensor have run by then.
-                writers = self._writers.get(name)
-                if writers is None:  # of a lazy module: its parameters have their shapes now
-                    writers = self._writers[name] = _writers(module)
                 keep_grad = partial(_keep_grad, call, position, leaf.output_nr, writers)
                 node.register_prehook(keep_grad)
+        for node, projection in found:
+            node.register_prehook(partial(_keep_projected, call, projection, writers))
         return changed
 
 
@@ -273,6 +281,16 @@ def _keep_grad(
     held = call.grads[position]
     # Two backward passes over one graph add up, as they do in `.grad`.
     call.grads[position] = grad if held is None else held + grad
+
+
+def _keep_projected(
+    call: Call, projection: Projection, writers: Sequence[Node], grads: tuple[Tensor | None, ...]
+) -> None:
+    grad = grads[0]
+    if grad is None or not call.grads or not any(map(_runs, writers)):
+        return
+    held = projection.grads[0]
+    projection.grads[0] = grad if held is None else held + grad
 
 
 def _writers(module: nn.Module) -> list[Node]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fairclip.gradients._attention import held_parameters
 from fairclip.gradients._calls import Call, CallRecorder, Detail
 from fairclip.gradients._checks import (
     check_entries,
@@ -78,11 +79,14 @@ class GradientEngine:
             if (
                 held := {
                     local: by_id[id(p)]
-                    for local, p in module.named_parameters(recurse=False)
+                    for local, p in held_parameters(module).items()
                     if p.requires_grad
                 }
             )
         }
+        for name, module in modules.items():
+            if type(module) is nn.MultiheadAttention:
+                self._owners.pop(f"{name}.out_proj" if name else "out_proj", None)
         self._modules = modules
         self._recorder = CallRecorder(modules)
         self._recorder.find_writers()

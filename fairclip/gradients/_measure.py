@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fairclip.gradients._attention import attention_sums
 from fairclip.gradients._calls import Call
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._plan import Owners, Plan, Route
@@ -33,7 +34,7 @@ class Measurement:
         if not self._plan.knows(call):
             return False
         route = self._plan.route(call, self._owners)
-        if not route.by_rule or route.by_rerun:
+        if not route.by_rule or route.by_rerun or route.rule is None:
             return False
         _check_rows(call, route, self._sums.slots.n_rows)
         if self._sums.slots.parts:
@@ -52,24 +53,29 @@ class Measurement:
             if not self._sums.slots.parts:
                 continue
             if not parameters.keys().isdisjoint(route.by_rule.values()):
-                grad = call.grads[0]
-                assert grad is not None
-                self._add_by_rule(call, route, grad)
+                self._add_by_rule(call, route, call.grads[0])
             if chosen := {n: parameters[n] for n in route.by_rerun if n in parameters}:
                 self._sums.add(_by_rerun(call, route, chosen, self._sums.slots))
         return self._sums.of(parameters.keys())
 
-    def _add_by_rule(self, call: Call, route: Route, grad: Tensor) -> None:
-        inputs, slots, names = call.inputs[0], self._sums.slots, route.by_rule
-        assert route.rule is not None
+    def _add_by_rule(self, call: Call, route: Route, grad: Tensor | None) -> None:
         call.check_inputs_unchanged()
+        if call.projections:
+            for found in attention_sums(call.projections, self._sums.slots):
+                self._add(found, route.by_rule)
+            return
+        inputs, slots = call.inputs[0], self._sums.slots
+        assert route.rule is not None
+        assert grad is not None
         if not route.is_plain:
             of_input, of_output = route.layouts
             assert of_input is not None
             assert of_output is not None
             inputs = of_input.leading(inputs, slots.n_rows)
             grad = of_output.leading(grad, slots.n_rows)
-        found = route.rule(call.module, inputs, grad, slots)
+        self._add(route.rule(call.module, inputs, grad, slots), route.by_rule)
+
+    def _add(self, found: Mapping[str, Tensor] | Outer, names: Mapping[str, str]) -> None:
         if isinstance(found, Outer):
             self._sums.add_outer(found.renamed(names))
         else:

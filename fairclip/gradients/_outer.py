@@ -1,7 +1,7 @@
 """Sums of outer products that need not be worked out. Shapes: M rows sorted by S slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from fairclip.gradients._rows import Slots
 # Multiply-adds of a matrix product in the time of one float of memory that is read or written, and
 # of one call, as measured on a CPU with two cores: only the choice between two exact ways hangs on
 # them.
-_PER_FLOAT = 20
-_PER_CALL = 1_000_000
+PER_FLOAT = 20
+PER_CALL = 1_000_000
 _TINY = 2**18  # multiply-adds, of which numpy's call is the quicker
 
 
@@ -26,17 +26,19 @@ class Outer:
         grads: (M, d_out) the d, gradients of the outputs.
         weight: The name of the parameter (d_out, d_in) whose gradient this is; None if frozen.
         bias: The name of the parameter (d_out,); None if there is none.
+        shape: Of the weight, which may be (d_out, ...).
     """
 
     inputs: Tensor
     grads: Tensor
     weight: str | None
     bias: str | None
+    shape: tuple[int, ...]
 
     def renamed(self, names: Mapping[str, str]) -> "Outer":
         """Return the same for parameters of other names, without those that have none."""
         weight, bias = (None if n is None else names.get(n) for n in (self.weight, self.bias))
-        return Outer(self.inputs, self.grads, weight, bias)
+        return replace(self, weight=weight, bias=bias)
 
     def names(self) -> list[str]:
         """Return the parameters' names."""
@@ -46,7 +48,7 @@ class Outer:
         """Work the sums out, (S, *shape) for each parameter."""
         sums = {}
         if self.weight is not None:
-            sums[self.weight] = self._products(slots)
+            sums[self.weight] = self._products(slots).view(-1, *self.shape)
         if self.bias is not None:
             sums[self.bias] = slots.sums(self.grads)
         return sums
@@ -59,8 +61,9 @@ class Outer:
         n_products = out[0].numel() * len(self.grads) // n_slots
         if out.is_cpu and out.dtype.itemsize >= 4 and n_products < _TINY:
             grads, inputs, products = self.grads.numpy().T, self.inputs.numpy(), out.numpy()
-            for slot, rows in enumerate(slots.slices(self.grads)):
-                np.matmul(grads[:, rows], inputs[rows], out=products[slot])
+            with np.errstate(all="ignore"):
+                for slot, rows in enumerate(slots.slices(self.grads)):
+                    np.matmul(grads[:, rows], inputs[rows], out=products[slot])
         else:
             for slot, rows in enumerate(slots.slices(self.grads)):
                 torch.mm(self.grads[rows].T, self.inputs[rows], out=out[slot])
@@ -73,14 +76,14 @@ class Outer:
         n_rows, d_out = self.grads.shape
         d_in = self.inputs.shape[1]
         n_weights = d_in * d_out
-        per_weight = n_rows + n_slots * 2 * _PER_FLOAT + 4 * n_slots**2
-        of_sums = n_weights * per_weight + (4 + n_slots) * _PER_CALL
-        of_rows = n_weights * 2 * n_rows + 1.5 * n_rows**2 * (d_in + d_out) + 30 * _PER_CALL
+        per_weight = n_rows + n_slots * 2 * PER_FLOAT + 4 * n_slots**2
+        of_sums = n_weights * per_weight + (4 + n_slots) * PER_CALL
+        of_rows = n_weights * 2 * n_rows + 1.5 * n_rows**2 * (d_in + d_out) + 30 * PER_CALL
         return of_rows < of_sums
 
     def scaled(self, scale: Tensor) -> "Outer":
         """Return the same times a number."""
-        return Outer(self.inputs, self.grads * scale, self.weight, self.bias)
+        return replace(self, grads=self.grads * scale)
 
     def gramian(self) -> Tensor:
         """Return the dot products between the rows' own gradients, (M, M)."""

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fairclip.gradients._attention import takes_rows
 from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
 from fairclip.gradients._layout import Layout
 from fairclip.gradients._probe import Layouts, has_rows
@@ -167,7 +168,7 @@ class Plan:
             layouts,
             tuple((i, x) for i, x in enumerate(layouts[: len(call.inputs)]) if x and has_rows(x)),
             layouts == [Layout(0), Layout(0)],
-            self.rules[call.pattern] if by_rule else None,
+            self.rules.get(call.pattern) if by_rule else None,
             {local: name for local, name in owners.get(module, {}).items() if name in by_rule},
             tuple(sorted(self.by_rerun[module])),
             self.alone.get(module, False),
@@ -191,7 +192,12 @@ class Plan:
         return self._has_rule(calls) or self._can_rerun(calls)
 
     def _has_rule(self, calls: Sequence[Call]) -> bool:
-        return all(self._rule(call) is not None for call in calls)
+        return all(self._rule(call) or self._is_projected(call) for call in calls)
+
+    def _is_projected(self, call: Call) -> bool:
+        """Say whether all that an attention does with its parameters is known."""
+        layouts = self.layouts.get(call.pattern, [])[: len(call.inputs)]
+        return bool(call.projections and layouts) and takes_rows(call.module, layouts, call.spec)
 
     def _can_rerun(self, calls: Sequence[Call]) -> bool:
         return all(can_rerun(call, self.layouts.get(call.pattern)) for call in calls)

@@ -64,7 +64,8 @@ class Slots:
             return torch.stack([piece.sum(0) for piece in self.split_gathered(gathered)])
         m = gathered.shape[0] // len(self.index)
         starts = [start * m for start in accumulate(self.sizes[:-1], initial=0)]
-        return torch.from_numpy(np.add.reduceat(gathered.numpy(), starts, 0))
+        with np.errstate(all="ignore"):
+            return torch.from_numpy(np.add.reduceat(gathered.numpy(), starts, 0))
 
     def spread(self, values: Tensor, like: Tensor) -> Tensor:
         """Return for each row that was gathered its slot's one of ``values`` (S,), (M, 1)."""

@@ -12,7 +12,11 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fairclip.gradients._convolution import convolution
+from fairclip.gradients._lookup import Lookup
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._rows import Slots
 
@@ -33,47 +37,30 @@ def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> O
         slots.gather(grads).flatten(0, -2),
         "weight" if _needs(module, "weight") else None,
         "bias" if _needs(module, "bias") else None,
+        (grads.shape[-1], inputs.shape[-1]),
     )
 
 
-def _conv(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
-    assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    wanted = [False, module.weight.requires_grad, _needs(module, "bias")]
-    n_spatial = module.weight.ndim - 2
-    weight = module.weight.detach().to(grads.dtype)
-    parts: dict[str, list[Tensor]] = {
-        name: [] for name, want in zip(("weight", "bias"), wanted[1:], strict=True) if want
-    }
-    for d, x in zip(slots.split(grads), slots.split(inputs.to(grads.dtype)), strict=True):
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            d,
-            x,
-            weight,
-            [module.out_channels],
-            list(module.stride),
-            list(module.padding),
-            list(module.dilation),
-            False,
-            [0] * n_spatial,
-            module.groups,
-            wanted,
-        )
-        for name, value in (("weight", of_weight), ("bias", of_bias)):
-            if name in parts:
-                parts[name].append(value)
-    return {name: torch.stack(tensors) for name, tensors in parts.items()}
-
-
-def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Outer:
     assert isinstance(module, nn.Embedding)
-    tables = []
-    for d, ids in zip(slots.split(grads), slots.split(inputs), strict=True):
-        ids, d = ids.flatten(), d.flatten(0, -2)
-        if module.padding_idx is not None:
-            d = torch.where((ids == module.padding_idx)[:, None], 0, d)
-        table = torch.zeros_like(module.weight, dtype=d.dtype)
-        tables.append(table.index_add_(0, ids, d))
-    return {"weight": torch.stack(tables)}
+    return _lookup(module, slots.gather(inputs), slots.gather(grads))
+
+
+def _embedding_bag(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Outer:
+    assert isinstance(module, nn.EmbeddingBag)
+    ids, d = slots.gather(inputs), slots.gather(grads)  # (M, T), (M, width)
+    if module.mode == "mean":
+        # All of them without a padding index: no id is -1.
+        counts = (ids != (-1 if module.padding_idx is None else module.padding_idx)).sum(1)
+        d = d / counts.clamp(min=1)[:, None]
+    return _lookup(module, ids, d[:, None].expand(*ids.shape, -1))
+
+
+def _lookup(module: nn.Embedding | nn.EmbeddingBag, ids: Tensor, grads: Tensor) -> Outer:
+    ids, d = ids.flatten(), grads.flatten(0, -2)
+    if module.padding_idx is not None:
+        d = torch.where((ids == module.padding_idx)[:, None], 0, d)
+    return Lookup(ids.to(torch.int64), d, "weight", None, tuple(module.weight.shape))
 
 
 def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> Sums:
@@ -100,6 +87,23 @@ def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
     return _affine(module, normal, slots.gather(grads), slots, keep)
 
 
+def _rms_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.RMSNorm)
+    rows = slots.gather(inputs).to(module.weight.dtype)
+    normal = F.rms_norm(rows, module.normalized_shape, eps=module.eps)
+    keep = grads.ndim - len(module.normalized_shape)
+    return _affine(module, normal, slots.gather(grads), slots, keep)
+
+
+def _instance_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, _InstanceNorm)
+    if module.track_running_stats and not module.training:
+        return _batch_norm(module, inputs, grads, slots)
+    rows = slots.gather(inputs).to(module.weight.dtype)
+    normal = F.instance_norm(rows, eps=module.eps)
+    return _affine(module, normal, slots.gather(grads), slots, 1)
+
+
 def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.GroupNorm)
     rows = slots.gather(inputs).to(module.weight.dtype)
@@ -108,7 +112,7 @@ def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
 
 
 def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
-    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    assert isinstance(module, _NormBase)
     inputs = inputs.to(module.weight.dtype)
     mean, var = module.running_mean, module.running_var
     if module.training or mean is None:
@@ -118,21 +122,38 @@ def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
     return _affine(module, normal, slots.gather(grads), slots, 1)
 
 
+def _prelu(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    assert isinstance(module, nn.PReLU)
+    rows = slots.gather(grads) * slots.gather(inputs).clamp(max=0)  # (M, C, ...)
+    if module.num_parameters == 1:
+        rows = rows.flatten(1)[:, None] if rows.ndim > 1 else rows[:, None]
+    return {"weight": slots.sums(rows.flatten(2).sum(2) if rows.ndim > 2 else rows)}
+
+
 _RULES: Mapping[type[nn.Module], Rule] = {
     nn.Linear: _linear,
-    nn.Conv1d: _conv,
-    nn.Conv2d: _conv,
-    nn.Conv3d: _conv,
+    nn.Conv1d: convolution,
+    nn.Conv2d: convolution,
+    nn.Conv3d: convolution,
+    nn.ConvTranspose1d: convolution,
+    nn.ConvTranspose2d: convolution,
+    nn.ConvTranspose3d: convolution,
     nn.Embedding: _embedding,
+    nn.EmbeddingBag: _embedding_bag,
     nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
     nn.GroupNorm: _group_norm,
+    nn.InstanceNorm1d: _instance_norm,
+    nn.InstanceNorm2d: _instance_norm,
+    nn.InstanceNorm3d: _instance_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.BatchNorm3d: _batch_norm,
+    nn.PReLU: _prelu,
 }
 
 
-_FEATURES_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm)
+_FEATURES_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
 """Layers that do not mind which of the other dimensions holds the rows."""
 
 
@@ -147,8 +168,8 @@ def find_rule(module: nn.Module, rows_dim: int) -> Rule | None:
     own = {name for name, _ in module.named_parameters(recurse=False)}
     if rule is None or "forward" in vars(module) or not own <= {"weight", "bias"}:
         return None
-    if rule is _conv and (module.padding_mode != "zeros" or isinstance(module.padding, str)):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
         return None
-    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+    if isinstance(module, nn.EmbeddingBag) and module.mode == "max":
         return None
     return rule

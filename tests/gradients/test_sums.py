@@ -79,8 +79,9 @@ def test_rows_and_sums_agree_with_float64(bias: bool, data: st.DataObject) -> No
         assert norm(off) <= 1e-12 * scale
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_largest_group_that_causes_nothing_has_no_norm(kept: bool, dtype: torch.dtype) -> None:
+def test_a_largest_group_that_causes_nothing_has_no_norm(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = nn.Linear(20, 10).to(dtype)
     inputs, codes = torch.randn(64, 20).to(dtype), torch.tensor([0] * 40 + [1] * 16 + [2] * 8)
@@ -91,8 +92,9 @@ def test_a_largest_group_that_causes_nothing_has_no_norm(kept: bool, dtype: torc
     assert norms(found)[0] <= 10 * torch.finfo(dtype).eps * norms(found)[1]
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("size", [1e-1, 1e-2, 1e-3, 1e-4])
-def test_rows_that_cancel_leave_an_accurate_norm(kept: bool, size: float) -> None:
+def test_rows_that_cancel_leave_an_accurate_norm(size: float) -> None:
     torch.manual_seed(0)
     model = nn.Linear(30, 10)
     half, noise = torch.randn(20, 30), torch.randn(20, 10)
@@ -115,7 +117,8 @@ def test_rows_that_cancel_leave_an_accurate_norm(kept: bool, size: float) -> Non
     assert abs(found[0] - norm(parts[0])) <= 1e-6 * terms
 
 
-def test_the_group_that_is_not_finite_is_told_apart(kept: bool) -> None:
+@pytest.mark.usefixtures("kept")
+def test_the_group_that_is_not_finite_is_told_apart() -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
     inputs, targets = torch.randn(12, 6), torch.randn(12, 3)
@@ -130,7 +133,8 @@ def test_the_group_that_is_not_finite_is_told_apart(kept: bool) -> None:
     assert np.isfinite(found).tolist() == [False, True, False, True, True]
 
 
-def test_layers_are_told_apart(kept: bool) -> None:
+@pytest.mark.usefixtures("kept")
+def test_layers_are_told_apart() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     inputs, targets = torch.randn(9, 5).double(), torch.randn(9, 2).double()

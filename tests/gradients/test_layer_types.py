@@ -1,0 +1,350 @@
+"""Every layer type of torch against one backward pass a group, over drawn options and codes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
+
+from fairclip.exceptions import FairclipWarning
+from fairclip.gradients import GradientEngine, GroupGradients, _convolution, _measure
+from fairclip.gradients._lookup import Lookup
+from fairclip.gradients._outer import Outer
+from fairclip.gradients._rows import BatchRows
+from tests.gradients._layer_cases import CASES, Made
+from tests.gradients._oracle import combined, group_gradients, norm
+
+N_GROUPS = 4
+TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
+BATCH_NORMS = [(nn.BatchNorm1d, (4,)), (nn.BatchNorm2d, (2, 3)), (nn.BatchNorm3d, (2, 1, 3))]
+
+
+def row_losses(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    outputs = model(*inputs).flatten(1)
+    targets = torch.arange(outputs.shape[1]).cos().to(outputs.dtype)
+    losses: Tensor = (outputs - targets).square().mean(1)
+    return losses
+
+
+def draw_codes(data: st.DataObject, n_rows: int) -> Tensor:
+    code = st.integers(-1, N_GROUPS - 1)
+    several = st.lists(code, min_size=n_rows, max_size=n_rows)
+    alone = code.map(lambda k: [k] * n_rows)
+    return torch.tensor(data.draw(st.one_of(several, several, alone), label="codes"))
+
+
+def watched(
+    engine: GradientEngine, model: nn.Module, inputs: tuple[Tensor, ...], codes: Tensor
+) -> GroupGradients:
+    model.zero_grad()
+    with engine.watch(codes):
+        row_losses(model, inputs).mean().backward()
+    return engine.collect()
+
+
+def assert_agrees(
+    found: GroupGradients, parts: list[list[Tensor]], model: nn.Module, tolerance: float
+) -> None:
+    """Norms and a recombination, relative to max(||t||, max N_k)."""
+    norms = [norm(part) for part in parts[:-1]]
+    scale = max(norm(combined(parts, [1.0] * len(norms))), *norms, 1e-30)
+    squares = np.diagonal(np.asarray(found.gramian()))[:-1]
+    assert np.abs(np.sqrt(squares) - norms).max() <= tolerance * scale
+    factors = [0.5, 1.0, 0.125, 3.0][: len(norms)]
+    expected = combined(parts, factors)
+    found.recombine_(np.array(factors))
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    difference = [
+        e - (torch.zeros_like(e) if g is None else g.double())
+        for e, g in zip(expected, grads, strict=True)
+    ]
+    assert norm(difference) <= tolerance * scale
+
+
+def as_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+def assert_exact(made: Made, dtype: torch.dtype, all_codes: list[Tensor]) -> None:
+    """Compare a step for each of the codes; the first learns and checks."""
+    model, inputs = made
+    model.to(dtype)
+    # A size that is B by chance fits in two ways, which is refused.
+    batch_dim = 0 if any(len(all_codes[0]) in x.shape[1:] for x in inputs) else None
+    engine = GradientEngine(model, N_GROUPS, batch_dim=batch_dim)
+    for codes in all_codes:
+        exact = copy.deepcopy(model).double()
+        state = torch.get_rng_state()
+        found = watched(engine, model, as_dtype(inputs, dtype), codes)
+        torch.set_rng_state(state)  # the same dropout
+        losses = row_losses(exact, as_dtype(inputs, torch.float64))
+        parts = group_gradients(exact, losses, codes, N_GROUPS)
+        assert_agrees(found, parts, model, TOLERANCES[dtype])
+    engine.remove()
+
+
+def assert_case_is_exact(name: str, dtype: torch.dtype, data: st.DataObject) -> None:
+    n_rows = data.draw(st.integers(1, 7), label="B")
+    torch.manual_seed(data.draw(st.integers(0, 99), label="seed"))
+    made = CASES[name](data.draw, n_rows)
+    assert_exact(made, dtype, [draw_codes(data, n_rows) for _ in range(2)])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("name", CASES)
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(data=st.data())
+def test_a_layer_type_agrees_with_one_backward_pass_a_group(
+    name: str, dtype: torch.dtype, data: st.DataObject
+) -> None:
+    assert_case_is_exact(name, dtype, data)
+
+
+# Rows are kept where that costs less, which with so few weights it never does.
+@pytest.mark.parametrize(
+    "name", ["Linear", "Conv2d", "Embedding", "EmbeddingBag", "MultiheadAttention"]
+)
+def test_rows_that_are_kept_agree_as_well(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (Outer, Lookup):
+        monkeypatch.setattr(kind, "is_worth_keeping", lambda outer, _: outer.weight is not None)
+
+    @settings(derandomize=True, deadline=None, max_examples=20)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        assert_case_is_exact(name, torch.float64, data)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 6, 3, padding=1),
+        nn.Conv2d(4, 6, 3, stride=2),
+        nn.Conv2d(4, 6, 3, groups=2, padding="same", padding_mode="circular", dilation=2),
+        nn.Conv3d(4, 6, 2),
+        nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_the_ways_to_a_convolution_s_sums_agree(
+    layer: _ConvNd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer.double()
+    n_dims = layer.weight.ndim - 2
+    slots = BatchRows.from_codes(torch.tensor([0, 2, 1, 1, -1, 1, 0]), 3).slots(
+        [0, 1, 2], torch.device("cpu")
+    )
+    inputs = torch.randn(7, 4, *(5, 6, 4)[:n_dims], dtype=torch.float64)
+    grads = torch.randn_like(layer(inputs)).detach()
+    found = []
+    for few_products, few_patches in ((0, False), (2**60, False), (0, True)):
+        monkeypatch.setattr(_convolution, "_FEW_PRODUCTS", few_products)
+        if not (few_patches and type(layer) is nn.Conv2d and layer.groups == 1):
+            monkeypatch.setattr(_convolution, "_has_few_patches", lambda *_: False)
+        sums = _convolution.convolution(layer, inputs, grads, slots)
+        found.append(sums.sums(slots) if isinstance(sums, Outer) else sums)
+        monkeypatch.undo()
+    assert isinstance(sums, Outer) == (type(layer) is nn.Conv2d and layer.groups == 1)
+    for name in ("weight", "bias"):
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], found[0][name], rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------ attention
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True, **options)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.attention(inputs, inputs, inputs)[0]
+        return outputs
+
+
+class OnlyWeights(SelfAttention):
+    """No gradient reaches the output, and so neither the values nor the output's projection."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weights: Tensor = self.attention(inputs, inputs[:, :2], inputs[:, 1:3])[1]
+        return weights
+
+
+class Checkpointed(SelfAttention):
+    n_runs = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = checkpoint(self.attend, inputs, use_reentrant=False)
+        return outputs
+
+    def attend(self, inputs: Tensor) -> Tensor:
+        self.n_runs += 1
+        return super().forward(inputs)
+
+
+class Windows(SelfAttention):
+    """Attention inside of windows: each row is several rows of its batch."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        windows = inputs.reshape(-1, 2, 4)
+        return super().forward(windows).reshape(inputs.shape)
+
+
+def partly_frozen() -> nn.Module:
+    model = SelfAttention()
+    model.attention.in_proj_weight.requires_grad_(False)
+    return model
+
+
+def lent_projection() -> nn.Module:
+    """The output's projection is called as a module too."""
+
+    class Lent(SelfAttention):
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = self.attention.out_proj(super().forward(inputs).tanh())
+            return outputs
+
+    return Lent()
+
+
+CODES = [torch.tensor([0, 1, 1, 3, -1, 0]), torch.tensor([2, 1, -1, 0, 1, 1])]
+
+
+@pytest.mark.filterwarnings("ignore:.*used outside of the forward pass:fairclip.FairclipWarning")
+@pytest.mark.parametrize(
+    "build",
+    [OnlyWeights, Checkpointed, Windows, partly_frozen, lent_projection],
+    ids=lambda build: build.__name__,
+)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_attention_that_is_used_otherwise(build: Any, dropout: float) -> None:
+    torch.manual_seed(0)
+    model = build()
+    model.attention.dropout = dropout
+    assert_exact((model, (torch.randn(6, 4, 4),)), torch.float64, CODES)
+
+
+def test_a_checkpointed_attention_is_recomputed_once() -> None:
+    checkpointed = Checkpointed()
+    model = nn.Sequential(nn.Linear(4, 4), checkpointed)
+    engine = GradientEngine(model, N_GROUPS)
+    for codes in CODES:
+        checkpointed.n_runs = 0
+        watched(engine, model, (torch.randn(6, 3, 4),), codes)
+    assert checkpointed.n_runs == 2
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_transformer_is_never_run_again(
+    autocast: bool, batch_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerDecoderLayer(4, 2, 8, dropout=0.3, batch_first=batch_first)
+    model = nn.TransformerDecoder(layer, 2)
+    shapes = [(6, 4, 4), (6, 5, 4)] if batch_first else [(4, 6, 4), (5, 6, 4)]
+    inputs = tuple(torch.randn(shape) for shape in shapes)
+    engine = GradientEngine(model, N_GROUPS)
+    monkeypatch.delattr(_measure, "rerun")
+    for codes in CODES:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = watched(engine, model, inputs, codes)
+        # Every group computed on its own, the first step has compared their sum with `.grad`.
+        assert np.isfinite(np.asarray(found.gramian())).all()
+
+
+# ------------------------------------------------------------------ batch statistics
+
+
+@pytest.mark.filterwarnings("ignore:.*batch statistics:fairclip.FairclipWarning")
+@pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
+def test_batch_norm_in_training_splits_its_own_parameters_exactly(
+    kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    assert_exact((kind(3), (torch.randn(6, 3, *sizes),)), torch.float64, CODES)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
+def test_batch_norm_in_training_is_exact_from_losses(
+    kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
+    inputs = torch.randn(6, 3, *sizes).double()
+    engine = GradientEngine(model, N_GROUPS)
+    engine.backward(row_losses(model, (inputs,)), CODES[0])
+    parts = group_gradients(model, row_losses(model, (inputs,)), CODES[0], N_GROUPS)
+    assert_agrees(engine.collect(), parts, model, 1e-9)
+
+
+@pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
+def test_batch_norm_in_training_adds_up_before_it(
+    kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
+    inputs = torch.randn(6, 3, *sizes).double()
+    engine = GradientEngine(model, N_GROUPS)
+    with pytest.warns(FairclipWarning, match="batch statistics"):
+        found = watched(engine, model, (inputs,), torch.tensor([0, 2, 1, 1, 3, -1]))
+    parts = [found.part(k) for k in range(N_GROUPS + 1)]
+    total = [p.grad for p in model.parameters() if p.grad is not None]
+    added = combined(parts, [1.0] * N_GROUPS)
+    assert norm([a - t for a, t in zip(added, total, strict=True)]) <= 1e-9 * norm(total)
+
+
+# ------------------------------------------------------------------ what cannot be told apart
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_sparse_gradients_are_refused(kind: type[nn.Embedding]) -> None:
+    model = nn.Sequential(nn.Sequential(kind(5, 3, sparse=True)))
+    with pytest.raises(ValueError, match=r"Module '0\.0'.*sparse=False"):
+        GradientEngine(model, N_GROUPS)
+
+
+@pytest.mark.filterwarnings("ignore:.*batch statistics:fairclip.FairclipWarning")
+def test_batch_statistics_without_running_ones_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    engine = GradientEngine(model, N_GROUPS)
+    with pytest.raises(RuntimeError, match=r"the model.*clipper\.backward\(losses, groups\)"):
+        watched(engine, model, (torch.randn(6, 3),), CODES[0])
+
+
+def test_bags_of_several_sizes_in_a_row_are_refused() -> None:
+    model = nn.EmbeddingBag(7, 3)
+    engine = GradientEngine(model, N_GROUPS)
+    ids, starts = torch.randint(7, (14,)), torch.tensor([0, 2, 3, 7, 9, 12])
+    with pytest.raises(RuntimeError, match=r"the model.*clipper\.backward\(losses, groups\)"):
+        watched(engine, model, (ids, starts), CODES[0])
+
+
+def test_a_packed_sequence_as_the_model_s_input_is_refused() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(3, 4)
+
+        def forward(self, inputs: Any) -> Tensor:
+            last: Tensor = self.layer(inputs)[1][0]
+            return last
+
+    model = Last()
+    engine = GradientEngine(model, N_GROUPS)
+    packed = pack_padded_sequence(torch.randn(5, 6, 3), torch.tensor([5, 4, 4, 2, 1, 1]))
+    with pytest.raises(ValueError, match="no input of the model has that many rows"):
+        watched(engine, model, (packed,), CODES[0])  # type: ignore[arg-type]
