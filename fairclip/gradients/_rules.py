@@ -99,27 +99,59 @@ def _instance_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slot
     assert isinstance(module, _InstanceNorm)
     if module.track_running_stats and not module.training:
         return _batch_norm(module, inputs, grads, slots)
-    rows = slots.gather(inputs).to(module.weight.dtype)
-    normal = F.instance_norm(rows, eps=module.eps)
-    return _affine(module, normal, slots.gather(grads), slots, 1)
+    return _by_row(module, inputs, grads, slots, module.num_features)
 
 
 def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, nn.GroupNorm)
-    rows = slots.gather(inputs).to(module.weight.dtype)
-    normal = F.group_norm(rows, module.num_groups, eps=module.eps)
-    return _affine(module, normal, slots.gather(grads), slots, 1)
+    return _by_row(module, inputs, grads, slots, module.num_groups)
+
+
+def _by_row(
+    module: nn.GroupNorm | _InstanceNorm, inputs: Tensor, grads: Tensor, slots: Slots, n_groups: int
+) -> Sums:
+    """Sum where each row's own channels are normalised together, in that many groups."""
+    rows = _channels(slots.gather(inputs).to(module.weight.dtype))
+    n_rows, n_channels, n_places = rows.shape
+    _, mean, scale = torch.native_group_norm(
+        rows, None, None, n_rows, n_channels, n_places, n_groups, module.eps
+    )
+    repeats = n_channels // n_groups
+    mean, scale = (x.repeat_interleave(repeats, 1) for x in (mean, scale))
+    return _by_channel(module, rows, slots.gather(grads), mean, scale, slots)
 
 
 def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
     assert isinstance(module, _NormBase)
     inputs = inputs.to(module.weight.dtype)
     mean, var = module.running_mean, module.running_var
-    if module.training or mean is None:
-        others = [d for d in range(inputs.ndim) if d != 1]
-        var, mean = torch.var_mean(inputs, others, correction=0)
-    normal = F.batch_norm(slots.gather(inputs), mean, var, eps=module.eps)
-    return _affine(module, normal, slots.gather(grads), slots, 1)
+    if module.training or mean is None or var is None:
+        _, mean, scale = torch.native_batch_norm(
+            inputs, None, None, None, None, True, 0.0, module.eps
+        )
+    else:
+        scale = (var + module.eps).rsqrt()
+    rows = _channels(slots.gather(inputs))
+    return _by_channel(module, rows, slots.gather(grads), mean, scale, slots)
+
+
+def _by_channel(
+    module: nn.Module, rows: Tensor, grads: Tensor, mean: Tensor, scale: Tensor, slots: Slots
+) -> Sums:
+    """Sum for ``(rows - mean) * scale * weight + bias`` of gathered rows (M, C, L)."""
+    grads = _channels(grads.to(rows.dtype))
+    of_bias = grads.sum(2)  # (M, C)
+    sums: Sums = {}
+    if _needs(module, "weight"):
+        of_weight = (torch.linalg.vecdot(rows, grads) - mean * of_bias) * scale
+        sums["weight"] = slots.sums(of_weight)
+    if _needs(module, "bias"):
+        sums["bias"] = slots.sums(of_bias)
+    return sums
+
+
+def _channels(rows: Tensor) -> Tensor:
+    return rows.reshape(*rows.shape[:2], -1)  # (M, C, L)
 
 
 def _prelu(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
