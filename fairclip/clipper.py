@@ -139,7 +139,9 @@ class FairClipper:
 
         Args:
             groups: (B,) integer codes in -1..K-1, on the CPU (elsewhere they cost one wait for the
-                device); -1 is unknown: kept, never capped, never a reference.
+                device); -1 is unknown: kept, never capped, never a reference. (B, T) where every
+                token is a row of its own, for a model whose outputs (B, T, ...) at a token depend
+                on that token alone; one that mixes tokens raises, use `backward`. Padding is -1.
 
         Raises:
             TypeError: If the codes are not integers.
@@ -154,8 +156,9 @@ class FairClipper:
         Exact for any model, batch statistics included, and K + 1 times the cost of a backward pass.
 
         Args:
-            losses: (B,) one loss a row, as with ``reduction="none"``.
-            groups: (B,) as in `watch`.
+            losses: (B,) one loss a row, as with ``reduction="none"``, or (B, T) one a token, with
+                0 for padding.
+            groups: (B,) or (B, T) as in `watch`; of any model.
         """
         self._engine.backward(losses, self._check_codes(groups))
 
@@ -323,8 +326,11 @@ class FairClipper:
                 )
             groups = torch.from_numpy(array)
         codes = groups
-        if codes.ndim != 1 or len(codes) == 0:
-            raise ValueError(f"`groups` must be (B,) with B > 0, got {tuple(codes.shape)}.")
+        if codes.ndim not in (1, 2) or codes.numel() == 0:
+            raise ValueError(
+                f"`groups` must be (B,), or (B, T) by token, and hold something, got "
+                f"{tuple(codes.shape)}."
+            )
         if codes.dtype == torch.int64 and codes.device.type == "cpu":
             return codes
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:

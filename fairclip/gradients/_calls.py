@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
 from fairclip.gradients._attention import Projection, find_projections
 from fairclip.gradients._replay import Snapshot
+from fairclip.gradients._trees import flatten
 
 Key = tuple[str, int]
 """A call: the module's name and how many calls of it ended before in the window."""
@@ -98,11 +98,6 @@ def has_user_hooks(module: nn.Module) -> bool:
     )
 
 
-def is_packed(tree: Any) -> bool:
-    """Say whether it is a packed sequence: whose entry is whose changes with every batch."""
-    return isinstance(tree, PackedSequence)
-
-
 def detached(leaves: Sequence[Any]) -> list[Any]:
     """Return the leaves with tensors cut off from the graph."""
     return [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -181,7 +176,7 @@ class CallRecorder:
     def _enter(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._calls is not None:
+        if self._calls is not None and not _is_backward():
             self._open.append((name, Snapshot.take(module), args, kwargs))
 
     def _leave(
@@ -196,6 +191,9 @@ class CallRecorder:
         calls = self._calls
         if calls is None:
             return None
+        if _is_backward():
+            _refuse_backward_through(output)
+            return None
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 f"Module '{name}' is being compiled: hooks do not see inside a compiled graph. Use "
@@ -209,12 +207,12 @@ class CallRecorder:
         if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
             inputs, spec = [args[0]], _ONE_TENSOR  # pytree takes as long as a small layer
         else:
-            inputs, spec = pytree.tree_flatten((args, kwargs), is_leaf=is_packed)
+            inputs, spec = flatten((args, kwargs))
         changed = None
         if isinstance(output, Tensor):
             outputs = [output]
         else:
-            outputs, output_spec = pytree.tree_flatten(output, is_leaf=is_packed)
+            outputs, output_spec = flatten(output)
             if detail == "replay":
                 # An output may be used inside as well: a view has the gradient from outside alone.
                 outputs = [_view(leaf) for leaf in outputs]
@@ -253,6 +251,26 @@ class CallRecorder:
         for node, projection in found:
             node.register_prehook(partial(_keep_projected, call, projection, writers))
         return changed
+
+
+def _is_backward() -> bool:
+    """Say whether a backward pass is under way, as when activation checkpointing runs again."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def _refuse_backward_through(output: Any) -> None:
+    """Raise if a backward pass goes on through what was computed within one."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError(
+            "A layer runs again within the backward pass, as with reentrant activation "
+            "checkpointing, which hides what its rows are in the model. Use "
+            "`torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`."
+        )
+
+    for leaf in flatten(output)[0]:
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+            leaf.grad_fn.register_prehook(refuse)
 
 
 def _view(leaf: Any) -> Any:

@@ -1,5 +1,6 @@
 """Does what was computed for every group add up to the gradient?"""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,19 +9,15 @@ from torch import Tensor, nn
 
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients._calls import Call, Pattern
-from fairclip.gradients._layout import effective_eps
+from fairclip.gradients._compare import precision
+from fairclip.gradients._layout import Shape
 from fairclip.gradients._probe import Layouts
 
 
 def tolerance(calls: Sequence[Call]) -> float:
     """Return how much two ways to compute a gradient may differ: the root of the dtype's eps."""
-    eps = max(
-        effective_eps(grad.dtype, grad.device)
-        for call in calls
-        for grad in call.grads
-        if grad is not None
-    )
-    return float(eps**0.5)
+    eps = max(precision(call, call.grads) for call in calls)
+    return min(math.sqrt(eps), 2.0**-5)  # bfloat16's root would let a small use pass
 
 
 def differing(
@@ -28,10 +25,10 @@ def differing(
 ) -> list[str]:
     """Return the parameters whose sums (S, *shape) over all parts do not add up to their total.
 
-    Differences are relative to the largest of the terms; below ``10 * tolerance**2`` times the
-    norm of the whole gradient they are rounding.
+    Differences are relative to the largest of the terms; below ``10 * tolerance**2`` (at
+    most 1e-3) times the norm of the whole gradient they are rounding.
     """
-    floor = 10 * tolerance**2 * _norm(totals.values())
+    floor = min(10 * tolerance**2, 1e-3) * _norm(totals.values())
     found = []
     for name, total in totals.items():
         parts = sums[name].unbind() if name in sums else ()
@@ -71,17 +68,32 @@ def check_first_order(calls: Iterable[Call]) -> None:
             )
 
 
-def check_entries(calls: Iterable[Call], layouts: Mapping[Pattern, Layouts], n_rows: int) -> None:
+def is_finite(totals: Iterable[Tensor]) -> bool:
+    """Say whether there is a gradient to check: where a loss scale overflowed there is none."""
+    return all(bool(total.isfinite().all()) for total in totals)
+
+
+def check_entries(calls: Iterable[Call], layouts: Mapping[Pattern, Layouts], shape: Shape) -> None:
     """Raise where the outputs of an outermost call hold the rows of the batch otherwise.
 
     A loss of such outputs has other rows than the layers inside.
     """
+    is_by_token = len(shape) == 2
     for call in calls:
         if not call.is_entry:
             continue
         of_outputs = layouts[call.pattern][len(call.inputs) :]
         for grad, layout in zip(call.grads, of_outputs, strict=True):
-            if grad is not None and layout is None and n_rows in grad.shape:
+            if grad is None or layout is not None:
+                continue
+            if is_by_token:
+                raise RuntimeError(
+                    f"The outputs {tuple(grad.shape)} of {call.name} are not those that the same "
+                    "tokens give on their own: they are mixed (as by attention, recurrence, "
+                    "positions, or a loss inside of the model), and cannot be told apart. Use "
+                    "`clipper.backward(losses, groups)` with one loss a token."
+                )
+            if shape[0] in grad.shape:
                 raise RuntimeError(
                     f"The outputs {tuple(grad.shape)} of {call.name} are not those that the same "
                     "rows give on their own: rows are mixed, moved or drawn at random, and cannot "

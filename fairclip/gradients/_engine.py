@@ -14,6 +14,7 @@ from fairclip.gradients._checks import (
     check_entries,
     check_first_order,
     differing,
+    is_finite,
     tolerance,
     warn_of_batch_norm,
     warn_of_missed_rows,
@@ -96,6 +97,7 @@ class GradientEngine:
         self._ledger = GradLedger(self._parameters)
         self._unchecked = check == "first"
         self._has_penalty = False
+        self._n_code_dims: int | None = None  # as they were learnt
         self._place_then = self._place()
         self._watching = False
         self._removed = False
@@ -103,11 +105,16 @@ class GradientEngine:
         self._measurement: Measurement | None = None
 
     def watch(self, codes: Tensor) -> AbstractContextManager[None]:
-        """Measure the forward and backward pass inside; `codes` are (B,) int64 on the CPU."""
+        """Measure the forward and backward pass inside; `codes` (B,) or (B, T) int64 on the CPU."""
         return _Window(self, codes)
 
     def open(self, codes: Tensor) -> BatchRows:
         """Begin a window."""
+        if codes.ndim != (self._n_code_dims or codes.ndim):
+            raise ValueError(
+                f"`groups` is {tuple(codes.shape)}, but was of {self._n_code_dims} dimensions in "
+                "the windows before: make a new clipper to change from rows to tokens."
+            )
         rows = self._begin(codes)
         self._measurement = None
         if not (self._learning or self._must_check()):
@@ -153,7 +160,7 @@ class GradientEngine:
                     allow_unused=True,
                     materialize_grads=True,
                 )
-                for part in slots.split(losses)
+                for part in slots.split(losses.flatten())
             ]
             losses.mean().backward()
             grads = zip(names, zip(*by_slot, strict=True), strict=True)
@@ -249,10 +256,12 @@ class GradientEngine:
                 self._hook_all()
                 self._forget(rows)
                 return
-            self._learn(calls, reached, self._slots(rows), names)
+            self._learn(calls, reached, rows, names)
         if self._must_check():
             self._check_sums(reached, self._slots(rows), names)
-            self._unchecked = len(rows.present()) < 2  # one part alone cannot be wrong
+            # One part alone cannot be wrong, and where nothing is finite nothing was compared.
+            self._unchecked = len(rows.present()) < 2 or not is_finite(map(self._grad, names))
+            self._hook()
             self._ledger.weigh()
         rest = self._rest(rows)
         measurement = self._measurement
@@ -291,26 +300,27 @@ class GradientEngine:
         self._ledger.close()
 
     def _learn(
-        self, calls: list[Call], reached: list[Call], slots: Slots, names: list[str]
+        self, calls: list[Call], reached: list[Call], rows: BatchRows, names: list[str]
     ) -> None:
         """Find the rows of every tensor, and decide which calls serve which parameter."""
         plan = self._plan
         if not plan.layouts:
             warn_of_batch_norm(self._model)
         plan.transformed.update(call.key[0] for call in calls if call.is_transformed)
-        plan.learn(reached, find_layouts(calls, slots.n_rows, self._recorder, self._batch_dim))
-        check_entries(reached, plan.layouts, slots.n_rows)
+        plan.learn(reached, find_layouts(calls, rows.shape, self._recorder, self._batch_dim))
+        check_entries(reached, plan.layouts, rows.shape)
         plan.entries.update(call.key[0] for call in reached if call.is_entry)
+        self._n_code_dims = len(rows.shape)
         plan.assign(names, self._owners, reached)
-        self._find_alone(plan, reached, slots)
+        self._find_alone(plan, reached, rows.n_rows)
         self._unchecked = self._check == "first"
         self._hook()
 
-    def _find_alone(self, plan: Plan, calls: Sequence[Call], slots: Slots) -> None:
+    def _find_alone(self, plan: Plan, calls: Sequence[Call], n_rows: int) -> None:
         for call in calls:
             module = call.key[0]
             if plan.by_rerun[module]:
-                alone = runs_alone(call, plan.layouts[call.pattern], slots.n_rows)
+                alone = runs_alone(call, plan.layouts[call.pattern], n_rows)
                 plan.alone[module] = plan.alone.get(module, True) and alone
 
     def _hook_all(self) -> None:
@@ -321,8 +331,8 @@ class GradientEngine:
     def _hook(self) -> None:
         """Record what the plan needs, and any call that it does not know."""
         self._served = self._plan.served()
-        if self._check is True:
-            return  # it learns in every step
+        if self._check is True or self._unchecked:
+            return  # it learns in every step, and a check may have to find another way
         self._learning = False
         details: dict[str, Detail] = dict.fromkeys(self._owners, "call")
         replayed = [name for name, served in self._plan.by_rerun.items() if served]
@@ -342,17 +352,19 @@ class GradientEngine:
         plan = self._plan.copy()
         for name in missing:
             plan.hand_over(name, [], calls)
-        self._find_alone(plan, calls, slots)
+        self._find_alone(plan, calls, slots.n_rows)
         chosen = self._chosen(missing)
         again = self._measure(plan, slots).finish(calls, chosen).all_dense()
         if differing({name: totals[name] for name in missing}, again, error):
             plan.run_together()  # a backward pass may depend on others
             again = self._measure(plan, slots).finish(calls, chosen).all_dense()
-        first = {n: sums[n].sum(0) if n in sums else totals[n] * 0 for n in missing}
-        if moved := differing(first, again, error):
+        # Not the other way around: what is not finite has no difference to anything.
+        right = {n: again[n].sum(0) if n in again else totals[n] * 0 for n in missing}
+        if moved := differing(right, sums, error):
             warn_of_missed_rows(moved)
             for name in set(missing).difference(moved):
                 plan.keep(name, self._plan)
+            plan.missed.update(moved)
             self._plan = plan
             self._hook()
         if penalised := differing({name: totals[name] for name in missing}, again, error):

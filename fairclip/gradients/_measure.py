@@ -1,5 +1,6 @@
 """The group sums of one window, from its calls. Shapes: B rows, S slots."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from fairclip.gradients._attention import attention_sums
 from fairclip.gradients._calls import Call
+from fairclip.gradients._layout import Shape
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._plan import Owners, Plan, Route
 from fairclip.gradients._replay import without_autocast
@@ -36,7 +38,7 @@ class Measurement:
         route = self._plan.route(call, self._owners)
         if not route.by_rule or route.by_rerun or route.rule is None:
             return False
-        _check_rows(call, route, self._sums.slots.n_rows)
+        _check_rows(call, route, self._sums.slots.shape)
         if self._sums.slots.parts:
             with torch.no_grad(), without_autocast(grad.device):
                 self._add_by_rule(call, route, grad)
@@ -49,7 +51,7 @@ class Measurement:
             if call.is_taken:
                 continue
             route = self._plan.route(call, self._owners)
-            _check_rows(call, route, self._sums.slots.n_rows)
+            _check_rows(call, route, self._sums.slots.shape)
             if not self._sums.slots.parts:
                 continue
             if not parameters.keys().isdisjoint(route.by_rule.values()):
@@ -82,17 +84,16 @@ class Measurement:
             self._sums.add({names[local]: x for local, x in found.items() if local in names})
 
 
-def _check_rows(call: Call, route: Route, n_rows: int) -> None:
-    """Raise where a call does not hold that many rows."""
+def _check_rows(call: Call, route: Route, shape: Shape) -> None:
+    """Raise where a call does not hold the rows of codes of that shape."""
     for position, layout in route.rows:
         leaf = call.inputs[position]
-        if not layout.fits(leaf, n_rows):
+        if not layout.fits(leaf, shape):
             raise ValueError(
-                f"`groups` has {n_rows} codes, but an input of module '{call.key[0]}' has the "
-                f"shape {tuple(leaf.shape)}, of which dimension {layout.dim} holds the rows"
-                f"{', one entry each' if layout.order == 'row' else ''}. Pass one code a row of "
-                "the batch. If rows have more entries now than in the first step, make a new "
-                "clipper that begins with such a batch."
+                f"`groups` has {math.prod(shape)} codes, {tuple(shape)}, but an input of "
+                f"{call.name} is {tuple(leaf.shape)}, of which {layout.describe()}. Pass one code "
+                "a row of the batch. If rows have more entries now than in the first step, make a "
+                "new clipper that begins with such a batch."
             )
 
 

@@ -41,7 +41,7 @@ class Pending:
     ) -> GroupGradients:
         """Return the contributions, multiplied by ``scale``, beside the total in ``.grad``."""
         totals = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        sums = self._sums or Sums(Slots((), (), torch.empty(0, dtype=torch.int64), 0))
+        sums = self._sums or Sums(Slots((), (), torch.empty(0, dtype=torch.int64), 0, ()))
         layers: dict[str, list[str]] | None = None
         if by_layer:
             layers = {name.rpartition(".")[0]: [] for name in parameters}

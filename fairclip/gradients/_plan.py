@@ -50,6 +50,7 @@ class Plan:
         alone: The run-again modules whose rows can run without the rest of the batch.
         entries: The outermost modules.
         transformed: Modules that are called inside of torch.func.
+        missed: Parameters that rows reach past the modules that hold them.
     """
 
     layouts: dict[Pattern, Layouts] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Plan:
     alone: dict[str, bool] = field(default_factory=dict)
     entries: set[str] = field(default_factory=set)
     transformed: set[str] = field(default_factory=set)
+    missed: set[str] = field(default_factory=set)
     _routes: dict[Pattern, Route] = field(default_factory=dict)
 
     def knows(self, call: Call) -> bool:
@@ -101,7 +103,9 @@ class Plan:
         for name in names:
             holders = [module for module, held in owners.items() if name in held.values()]
             called = [module for module in holders if module in modules]
-            if called and all(self._serves_itself(modules[module]) for module in called):
+            if name in self.missed:
+                self.hand_over(name, [], calls)
+            elif called and all(self._serves_itself(modules[module]) for module in called):
                 self._forget(name)
                 for module in called:
                     by = self.by_rule if self._has_rule(modules[module]) else self.by_rerun

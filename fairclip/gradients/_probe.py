@@ -3,8 +3,10 @@
 Adding up over the groups cannot find wrong rows, since any split of the rows adds up to the whole.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fairclip.gradients._calls import Call, CallRecorder, Key, detached
-from fairclip.gradients._layout import SHARED, Layout, find_layout
+from fairclip.gradients._compare import are_distinct, find_layout, precision
+from fairclip.gradients._layout import SHARED, Layout, Shape
 from fairclip.gradients._replay import Snapshot
 
 Layouts = list[Layout | None]
@@ -25,26 +28,28 @@ def has_rows(layout: Layout | None) -> bool:
 
 
 def some_rows(n_rows: int, device: torch.device) -> Tensor:
-    """Return the numbers of another number of rows: about half, or one of them twice."""
+    """Return the numbers of another number of rows: more than half, or one of them twice."""
     if n_rows == 1:
         return torch.zeros(2, dtype=torch.int64, device=device)
-    # Not a prefix and not in order, so that anything that goes by position is found out.
-    return torch.arange(n_rows - 1, -1, -2, device=device)
+    # Irregular, so that anything that goes by position is found out: rolled or turned, evenly
+    # spaced rows alone may look as they do in the batch. With this seed none do.
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(1))
+    return order[: n_rows // 2 + 1 if n_rows > 2 else 1].to(device)
 
 
 def find_layouts(
-    calls: Sequence[Call], n_rows: int, recorder: CallRecorder, batch_dim: int | None
+    calls: Sequence[Call], shape: Shape, recorder: CallRecorder, batch_dim: int | None
 ) -> dict[Key, Layouts]:
-    """Return the layouts of every call of a window.
+    """Return the layouts of every call of a window, for codes of that shape.
 
-    Each outermost call is run twice more with all train flags off, on the whole batch and on about
-    half of the rows in reverse order; a tensor's layout is the one under which the second run
-    holds those rows of the first.
+    Each outermost call is run twice more with all train flags off and without autocast, on the
+    whole batch and on a part of the rows in another order; a tensor's layout is the one under which
+    the second run holds those rows of the first.
 
     Raises:
         ValueError: If no input has B rows, or if two dimensions hold them equally well.
     """
-    found: dict[Key, Layouts] = {}
+    found: dict[Key, tuple[Layouts, list[Any]]] = {}
     ended: Counter[str] = Counter()
     inside: Counter[str] = Counter()
     for call in calls:
@@ -52,41 +57,76 @@ def find_layouts(
         if not call.is_entry:
             continue
         if call.is_reached:
-            for (name, ordinal), layouts in _of_entry(call, n_rows, recorder, batch_dim).items():
-                found[name, ended[name] + ordinal] = layouts
+            layouts, leaves = _of_entry(call, shape, recorder, batch_dim)
+            for name, ordinal in layouts:
+                of_call = layouts[name, ordinal], leaves[name, ordinal]
+                found[name, ended[name] + ordinal] = of_call
         ended.update(inside)
         inside.clear()
-    # A call that went otherwise in evaluation is left out, and so not known.
-    expected = {call.key: len(call.pattern[1]) for call in calls}
-    return {key: found[key] for key in found if expected.get(key) == len(found[key])}
+    known = {call.key: _of_call(call, *found[call.key]) for call in calls if call.key in found}
+    return {key: layouts for key, layouts in known.items() if layouts is not None}
+
+
+def _of_call(call: Call, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
+    """Return the layouts of what the call itself took and gave: in evaluation it may be more.
+
+    None where it went otherwise.
+    """
+    if len(layouts) == len(call.pattern[1]):
+        return layouts
+    wanted, given = _shapes([*call.inputs, *call.outputs]), _shapes(leaves)
+    places = _places(wanted, given)
+    backwards = _places(wanted[::-1], given[::-1])
+    if places is None or places != [len(given) - 1 - place for place in backwards or ()][::-1]:
+        return None
+    return [layouts[place] for place in places]
+
+
+def _shapes(leaves: Sequence[Any]) -> list[Any]:
+    return [x.shape if isinstance(x, Tensor) else type(x) for x in leaves]
+
+
+def _places(wanted: Sequence[Any], given: Sequence[Any]) -> list[int] | None:
+    """Return where each one is, after the one before."""
+    places = enumerate(given)
+    found = [next((i for i, shape in places if shape == one), None) for one in wanted]
+    return None if None in found else [i for i in found if i is not None]
 
 
 def _of_entry(
-    entry: Call, n_rows: int, recorder: CallRecorder, batch_dim: int | None
-) -> dict[Key, Layouts]:
+    entry: Call, shape: Shape, recorder: CallRecorder, batch_dim: int | None
+) -> tuple[dict[Key, Layouts], dict[Key, list[Any]]]:
+    """Return the layouts and the leaves of an outermost call and of those inside of it."""
+    n_rows = math.prod(shape)
     device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), torch.device("cpu"))
     index = some_rows(n_rows, device)
-    whole = _run(entry, entry.inputs, recorder)
+    autocast = False  # low precision hides wrong rows
+    try:
+        whole = _run(entry, entry.inputs, recorder, autocast=autocast)
+    except Exception:  # a model may need it
+        autocast = True
+        whole = _run(entry, entry.inputs, recorder, autocast=autocast)
+    eps = precision(entry, chain.from_iterable(whole.values()), autocast=autocast)
     best, best_score, is_tied, failure = None, (0, 0, 0), False, None
-    choices = _choices(entry, n_rows, batch_dim)
+    choices = _choices(entry, shape, batch_dim)
     for number, guess in enumerate(_guesses(choices)):
         part_inputs = [
             layout.select(leaf, n_rows, index) if has_rows(layout) else leaf
             for leaf, layout in zip(entry.inputs, guess, strict=True)
         ]
         try:
-            part = _run(entry, part_inputs, recorder)
+            part = _run(entry, part_inputs, recorder, autocast=autocast)
         except Exception as error:  # a wrong guess may fail in any way the model can
             failure = failure or error
             continue
-        found = _compare(whole, part, n_rows, index)
+        found = _compare(whole, part, shape, index, eps)
         of_entry = found[entry.key[0], 0]
         of_entry[: len(guess)] = guess
         outputs = [layout for layout in of_entry[len(guess) :] if layout is not None]
         dims = {layout.dim for layout in guess if has_rows(layout)}
         score = (
             sum(map(has_rows, outputs)),  # outputs tell most
-            sum(layout.order == "row" and layout.dim in dims for layout in outputs),
+            sum(layout.order in ("row", "token") and layout.dim in dims for layout in outputs),
             sum(has_rows(layout) for layouts in found.values() for layout in layouts),
         )
         if score >= best_score:
@@ -101,9 +141,9 @@ def _of_entry(
         ) from failure
     if best is None:
         raise ValueError(
-            f"`groups` has {n_rows} codes, but no input of {entry.name} has that many rows "
-            "(dimension 0, or 1 where the batch is second). Pass one code a row of the batch, or "
-            "`batch_dim`."
+            f"`groups` has {n_rows} codes, {tuple(shape)}, but no input of {entry.name} has that "
+            "many rows (dimension 0, or 1 where the batch is second; dimensions 0 and 1 for codes "
+            "by token). Pass one code a row of the batch, or `batch_dim`."
         )
     if is_tied:
         raise ValueError(
@@ -111,17 +151,39 @@ def _of_entry(
             "with as many time steps as rows, or a table of that length. Say which dimension is "
             "the batch, as in `batch_dim=0`, or begin with a batch of another size."
         )
-    return best
+    _distrust(best, whole, entry.key[0], n_rows)
+    return best, whole
 
 
-def _choices(entry: Call, n_rows: int, batch_dim: int | None) -> list[list[Layout]]:
+def _distrust(
+    found: dict[Key, Layouts], leaves: dict[Key, list[Any]], entry: str, n_rows: int
+) -> None:
+    """Forget the layouts of calls whose rows all look the same, in a model that moves rows."""
+    both = {key: list(zip(found[key], leaves[key], strict=True)) for key in found}
+    if not any(
+        layout is None and isinstance(x, Tensor) for of in both.values() for layout, x in of
+    ):
+        return
+    for key, of_call in both.items():
+        with_rows = [
+            (layout, x) for layout, x in of_call if layout is not None and has_rows(layout)
+        ]
+        tells = any(are_distinct(layout.rows(x, n_rows)) for layout, x in with_rows)
+        if with_rows and not tells and key[0] != entry:
+            found[key] = [None] * len(of_call)
+
+
+def _choices(entry: Call, shape: Shape, batch_dim: int | None) -> list[list[Layout]]:
     """Return the ways in which each input of an outermost call may hold the rows."""
     choices: list[list[Layout]] = []
     for leaf in entry.inputs:
         fitting: list[Layout] = []
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and len(shape) == 2:
+            token = Layout(1, "token")
+            fitting = [token] if batch_dim in (None, 0) and token.fits(leaf, shape) else []
+        elif isinstance(leaf, Tensor):
             dims = range(min(2, leaf.ndim)) if batch_dim is None else [batch_dim]
-            fitting = [Layout(d) for d in dims if d < leaf.ndim and leaf.shape[d] == n_rows]
+            fitting = [Layout(d) for d in dims if Layout(d).fits(leaf, shape)]
         choices.append([*fitting, SHARED])
     return choices
 
@@ -135,11 +197,16 @@ def _guesses(choices: list[list[Layout]]) -> Iterator[list[Layout]]:
     yield from (guess for guess in guesses if any(map(has_rows, guess)))
 
 
-def _run(entry: Call, inputs: list[Any], recorder: CallRecorder) -> dict[Key, list[Any]]:
+def _run(
+    entry: Call, inputs: list[Any], recorder: CallRecorder, *, autocast: bool
+) -> dict[Key, list[Any]]:
     """Run an outermost call in evaluation; return the leaves of every call, itself included."""
     args, kwargs = pytree.tree_unflatten(detached(inputs), entry.spec)
     snapshot = entry.snapshot or Snapshot.take(entry.module)
-    with snapshot.restored(entry.module, evaluate=True), recorder.probing() as calls:
+    with (
+        snapshot.restored(entry.module, evaluate=True, autocast=autocast),
+        recorder.probing() as calls,
+    ):
         entry.module(*args, **kwargs)
     leaves = {call.key: detached([*call.inputs, *call.outputs]) for call in calls}
     for call in calls:
@@ -148,17 +215,23 @@ def _run(entry: Call, inputs: list[Any], recorder: CallRecorder) -> dict[Key, li
 
 
 def _compare(
-    whole: dict[Key, list[Any]], part: dict[Key, list[Any]], n_rows: int, index: Tensor
+    whole: dict[Key, list[Any]],
+    part: dict[Key, list[Any]],
+    shape: Shape,
+    index: Tensor,
+    eps: float,
 ) -> dict[Key, Layouts]:
     return {
-        key: [_compare_leaf(a, b, n_rows, index) for a, b in zip(leaves, part[key], strict=True)]
+        key: [
+            _compare_leaf(a, b, shape, index, eps) for a, b in zip(leaves, part[key], strict=True)
+        ]
         for key, leaves in whole.items()
         if key in part and len(part[key]) == len(leaves)
     }
 
 
-def _compare_leaf(whole: Any, part: Any, n_rows: int, index: Tensor) -> Layout | None:
+def _compare_leaf(whole: Any, part: Any, shape: Shape, index: Tensor, eps: float) -> Layout | None:
     if isinstance(whole, Tensor) and isinstance(part, Tensor):
-        return find_layout(whole, part, n_rows, index)
+        return find_layout(whole, part, shape, index, eps)
     plain = isinstance(whole, bool | int | float | str | None) and type(whole) is type(part)
     return SHARED if whole is part or (plain and whole == part) else None

@@ -57,7 +57,9 @@ class Snapshot:
         )
 
     @contextmanager
-    def restored(self, module: nn.Module, *, evaluate: bool = False) -> Iterator[None]:
+    def restored(
+        self, module: nn.Module, *, evaluate: bool = False, autocast: bool = True
+    ) -> Iterator[None]:
         """Put it back for the time of a re-run; the module ends as it was found.
 
         With ``evaluate`` every train flag is off instead: dropout passes its input through and
@@ -76,7 +78,7 @@ class Snapshot:
             for index, state in self.cuda_rng.items():
                 torch.cuda.set_rng_state(state, index)
             for kind, enabled, dtype in self.autocast:
-                stack.enter_context(torch.autocast(kind, enabled=enabled, dtype=dtype))
+                stack.enter_context(torch.autocast(kind, enabled=enabled and autocast, dtype=dtype))
             stack.enter_context(torch.enable_grad())
             try:
                 for m, was_training, held in zip(modules, self.training, self.buffers, strict=True):

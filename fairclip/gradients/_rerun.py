@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call, detached, is_packed
-from fairclip.gradients._layout import is_close
+from fairclip.gradients._calls import Call, detached
+from fairclip.gradients._compare import is_close, precision
 from fairclip.gradients._probe import Layouts, has_rows, some_rows
 from fairclip.gradients._replay import Snapshot
 from fairclip.gradients._rows import Slots
+from fairclip.gradients._trees import flatten
 
 
 def can_rerun(call: Call, layouts: Layouts | None) -> bool:
@@ -34,14 +35,15 @@ def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool:
     if not call.outputs_unchanged() or call.snapshot is None:
         return False
     outputs, draws = _forward(call, call.inputs)
-    if not _gives(call.outputs, outputs):
+    eps = precision(call, call.outputs)
+    if not _gives(call, call.outputs, outputs, eps):
         raise RuntimeError(
             f"Module '{call.key[0]}' does not give the same outputs when it is run again, so its "
             "group gradients cannot be computed by running it again. Use "
             "`clipper.backward(losses, groups)`."
         )
     counts_rows = any(getattr(m, "scale_grad_by_freq", False) for m in call.module.modules())
-    if draws or counts_rows or None in layouts:
+    if draws or counts_rows or None in layouts[: len(call.inputs)]:
         return False
     index = some_rows(n_rows, next(x.device for x in call.outputs if isinstance(x, Tensor)))
     expected = _select(call.outputs, layouts[len(call.inputs) :], n_rows, index)
@@ -49,7 +51,7 @@ def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool:
         outputs, _ = _forward(call, _select(call.inputs, layouts, n_rows, index))
     except Exception:  # a module may dislike fewer rows in any way it can
         return False
-    return _gives(expected, outputs)
+    return _gives(call, expected, outputs, eps)
 
 
 def rerun(
@@ -64,15 +66,19 @@ def rerun(
         One list a slot, of one tensor a parameter; None where nothing depends on the parameter.
     """
     call.check_inputs_unchanged()
+    if not can_rerun(call, layouts):
+        raise RuntimeError(
+            f"The loss depends on an output of {call.name} that no step before used, and in which "
+            "the rows cannot be told apart. Use `clipper.backward(losses, groups)`."
+        )
     of_outputs = layouts[len(call.inputs) :]
     by_slot: list[list[Tensor | None]] = []
     for index in slots.indices() if alone else ():
         outputs, draws = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
         # It did not when this was learnt. On a device to compare would mean to wait for it.
         compared = index.device.type == "cpu" and call.outputs_unchanged()
-        if draws or (
-            compared and not _gives(_select(call.outputs, of_outputs, slots.n_rows, index), outputs)
-        ):
+        expected = _select(call.outputs, of_outputs, slots.n_rows, index) if compared else []
+        if draws or (compared and not _gives(call, expected, outputs, precision(call, outputs))):
             by_slot = []
             break
         grads = _select(call.grads, of_outputs, slots.n_rows, index)
@@ -110,7 +116,7 @@ def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
     args, kwargs = pytree.tree_unflatten(detached(inputs), call.spec)
     snapshot = call.snapshot or Snapshot.take(call.module)
     with snapshot.restored(call.module):
-        outputs = pytree.tree_leaves(call.module(*args, **kwargs), is_leaf=is_packed)
+        outputs, _ = flatten(call.module(*args, **kwargs))
         return outputs, snapshot.draws()
 
 
@@ -126,21 +132,16 @@ def _select(leaves: Sequence[Any], layouts: Layouts, n_rows: int, index: Tensor)
 def _mask(
     grads: Sequence[Tensor | None], layouts: Layouts, n_rows: int, index: Tensor
 ) -> list[Tensor | None]:
-    masked: list[Tensor | None] = []
-    for grad, layout in zip(grads, layouts, strict=True):
-        if grad is None or layout is None:
-            masked.append(None)
-            continue
-        rows = layout.rows(grad, n_rows)
-        # Copied, not multiplied by 0: 0 * inf is nan.
-        kept = torch.zeros_like(rows).index_copy(0, index, rows.index_select(0, index))
-        masked.append(layout.tensor(kept))
-    return masked
+    return [
+        None if grad is None or layout is None else layout.keep(grad, n_rows, index)
+        for grad, layout in zip(grads, layouts, strict=True)
+    ]
 
 
-def _gives(expected: Sequence[Any], found: Sequence[Any]) -> bool:
+def _gives(call: Call, expected: Sequence[Any], found: Sequence[Any], eps: float) -> bool:
+    """Say whether the outputs that gradients came back to are as expected."""
     return len(expected) == len(found) and all(
-        a.shape == b.shape and is_close(a, b)
-        for a, b in zip(expected, found, strict=True)
-        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        a.shape == b.shape and is_close(a, b, eps)
+        for a, b, grad in zip(expected, found, call.grads, strict=True)
+        if grad is not None
     )

@@ -1,4 +1,4 @@
-"""Whose rows a batch holds. Shapes: B rows, K groups."""
+"""Whose rows a batch holds. Shapes: B rows, T tokens, K groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ class Slots:
     sizes: tuple[int, ...]
     index: Tensor  # (sum(sizes),) row numbers, slot by slot
     n_rows: int
+    shape: tuple[int, ...]  # of the codes
 
     def without_rows(self, parts: Sequence[int]) -> "Slots":
         """Return slots of sums whose rows are gone."""
-        return Slots(tuple(parts), (), self.index[:0], 0)
+        return Slots(tuple(parts), (), self.index[:0], 0, ())
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the slots' rows of ``rows`` (B * m, ...), slot by slot, (M, ...)."""
@@ -84,15 +85,16 @@ class BatchRows:
 
     counts: tuple[int, ...]  # (K + 1,) rows of each group, and last those of no known group
     order: np.ndarray  # (B,) row numbers sorted by group, the unknown ones first
+    shape: tuple[int, ...]  # of the codes
 
     @classmethod
     def from_codes(cls, codes: Tensor, n_groups: int) -> "BatchRows":
-        """Sort codes (B,) on the host.
+        """Sort codes on the host, (B,) or (B, T) where every token is a row.
 
         Raises:
             ValueError: If a code is not in -1..K-1.
         """
-        shifted = codes.numpy() + 1  # numpy is quicker on so few
+        shifted = codes.numpy().reshape(-1) + 1  # numpy is quicker on so few
         try:
             unknown, *counts = np.bincount(shifted, minlength=n_groups + 1).tolist()
         except ValueError:  # negative
@@ -101,11 +103,11 @@ class BatchRows:
             raise ValueError(
                 f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
             )
-        return cls((*counts, unknown), shifted.argsort(kind="stable"))
+        return cls((*counts, unknown), shifted.argsort(kind="stable"), tuple(codes.shape))
 
     @property
     def n_rows(self) -> int:
-        """B."""
+        """B, or B * T."""
         return len(self.order)
 
     def present(self) -> list[int]:
@@ -124,7 +126,8 @@ class BatchRows:
         ]
         index = pieces[0] if len(pieces) == 1 else np.concatenate([self.order[:0], *pieces])
         sizes = tuple([self.counts[part] for part in parts])
-        return Slots(tuple(parts), sizes, to_device(torch.from_numpy(index), device), self.n_rows)
+        on_device = to_device(torch.from_numpy(index), device)
+        return Slots(tuple(parts), sizes, on_device, self.n_rows, self.shape)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -221,6 +221,14 @@ def test_outputs_that_cannot_be_looked_into_are_refused() -> None:
         functional.cross_entropy(model(inputs).logits, targets).backward()
 
 
+def test_reentrant_checkpointing() -> None:
+    model = Checkpointed(reentrant=True).double()
+    clipper = refuse(model)
+    inputs, targets = make_inputs()
+    with pytest.raises(RuntimeError, match="use_reentrant=False"), clipper.watch(CODES):
+        functional.cross_entropy(model(inputs), targets).backward()
+
+
 # ------------------------------------------------------------------ works
 
 
@@ -309,7 +317,6 @@ def _unused() -> nn.Module:
 
 WORKING: dict[str, Callable[[], nn.Module]] = {
     "checkpoint": lambda: Checkpointed(reentrant=False),
-    "checkpoint_reentrant": lambda: Checkpointed(reentrant=True),
     "keywords": Keywords,
     "borrowed": Borrowed,
     "weight_norm": _weight_norm,

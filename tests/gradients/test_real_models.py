@@ -1,0 +1,229 @@
+"""Models of libraries that people use, built without a download, against the oracle."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fairclip import FairClipper, NormCap
+from fairclip.exceptions import FairclipWarning
+from fairclip.gradients import GradientEngine
+from tests.gradients._exactness import K, assert_exact, assert_step
+from tests.gradients._oracle import combined, group_gradients, norm
+from tests.gradients._real_models import (
+    N_CLASSES,
+    N_TOKENS,
+    Digits,
+    ResNet18,
+    bert,
+    gpt2,
+    gpt2_classifier,
+    group_norm,
+)
+
+B, T = 6, 5
+CODES = [
+    torch.tensor([0, 0, 0, 1, 2, -1]),
+    torch.tensor([1, 0, 2, 2, -1, 0]),
+    torch.tensor([0, 1, 1, 1, 2, 0]),
+]
+_random = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(3, B, 3, 32, 32, generator=_random, dtype=torch.float64)
+VECTORS = torch.randn(3, B, 4, generator=_random, dtype=torch.float64)
+IDS = torch.randint(1, N_TOKENS, (3, B, T), generator=_random)
+TARGETS = torch.randint(N_CLASSES, (B,), generator=_random)
+MASK = torch.ones(B, T, dtype=torch.int64)
+MASK[1, 3:] = 0
+MASK[4, 2:] = 0
+
+
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return build().double()
+
+
+def cross_entropy(logits: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, TARGETS, reduction="none")
+
+
+# ------------------------------------------------------------------ ResNet-18
+
+
+def of_images(model: nn.Module, step: int) -> Tensor:
+    return cross_entropy(model(IMAGES[step]))
+
+
+@pytest.mark.parametrize("norm", ["group", "batch in evaluation"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resnet(norm: str, channels_last: bool) -> None:
+    model = seeded(lambda: ResNet18(group_norm if norm == "group" else nn.BatchNorm2d))
+    if norm != "group":
+        of_images(model, 0)  # so that the running averages are not those of a new layer
+        model.eval()
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert not assert_exact(model, of_images, CODES)
+
+
+def test_resnet_with_batch_statistics_adds_up_and_says_what_it_is_not() -> None:
+    model = seeded(lambda: ResNet18(nn.BatchNorm2d))
+    engine = GradientEngine(model, K)
+    with pytest.warns(FairclipWarning, match="batch statistics"), engine.watch(CODES[0]):
+        of_images(model, 0).mean().backward()
+    total = [p.grad for p in model.parameters() if p.grad is not None]
+    parts = zip(*map(engine.collect().part, range(K + 1)), strict=True)
+    off = [a - torch.stack(b).sum(0) for a, b in zip(total, parts, strict=True)]
+    assert norm(off) <= 1e-9 * norm(total)
+
+
+def test_resnet_with_batch_statistics_is_exact_with_backward() -> None:
+    model = seeded(lambda: ResNet18(nn.BatchNorm2d))
+    engine = GradientEngine(model, K)
+    for step in range(2):
+        model.zero_grad()
+        losses = of_images(model, step)
+        parts = group_gradients(model, losses, CODES[step], K)
+        engine.backward(losses, CODES[step])
+        assert_step(engine, model, parts, 1e-9)
+
+
+# ------------------------------------------------------------------ BERT and GPT-2
+
+
+def of_masked(model: nn.Module, step: int) -> Tensor:
+    logits: Tensor = model(input_ids=IDS[step], attention_mask=MASK).logits
+    return cross_entropy(logits)
+
+
+def of_pairs(model: nn.Module, step: int) -> Tensor:
+    kinds = (IDS[step] > 5).long()
+    logits: Tensor = model(IDS[step], token_type_ids=kinds, attention_mask=MASK).logits
+    return cross_entropy(logits)
+
+
+def of_next_tokens(model: nn.Module, step: int) -> Tensor:
+    logits = model(input_ids=IDS[step], attention_mask=MASK).logits[:, :-1]
+    losses = functional.cross_entropy(logits.transpose(1, 2), IDS[step][:, 1:], reduction="none")
+    return (losses * MASK[:, 1:]).sum(1)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+class TestTransformers:
+    def test_bert(self, attention: str, dropout: float) -> None:
+        assert not assert_exact(seeded(lambda: bert(attention, dropout)), of_masked, CODES)
+
+    def test_bert_of_sentence_pairs(self, attention: str, dropout: float) -> None:
+        assert not assert_exact(seeded(lambda: bert(attention, dropout)), of_pairs, CODES)
+
+    def test_gpt2(self, attention: str, dropout: float) -> None:
+        assert not assert_exact(seeded(lambda: gpt2(attention, dropout)), of_next_tokens, CODES)
+
+    def test_gpt2_that_classifies(self, attention: str, dropout: float) -> None:
+        model = seeded(lambda: gpt2_classifier(attention, dropout))
+        assert not assert_exact(model, of_masked, CODES)
+
+
+@pytest.mark.parametrize("build", [bert, gpt2_classifier])
+def test_every_step_checked(build: Callable[[], nn.Module]) -> None:
+    assert not assert_exact(seeded(build), of_masked, CODES, check=True)
+
+
+@pytest.mark.parametrize("build", [bert, gpt2])
+def test_activation_checkpointing_as_transformers_switches_it_on(
+    build: Callable[..., nn.Module],
+) -> None:
+    """GPT-2 returns its cache in evaluation then, and not in training."""
+
+    def checkpointed() -> nn.Module:
+        model = build(dropout=0.1).train()
+        getattr(model, "activation_checkpointing_enable")()  # noqa: B009 - nn.Module has it not
+        return model
+
+    losses = of_masked if build is bert else of_next_tokens
+    assert not assert_exact(seeded(checkpointed), losses, CODES)
+
+
+def test_a_cache_among_the_outputs_does_not_make_the_whole_batch_run_again() -> None:
+    """GPT-2 holds its positions beside its layers, so that nearly all of it is run again."""
+    model = seeded(gpt2)
+    engine = GradientEngine(model, K)
+    sizes: list[int] = []
+    hook = model.get_submodule("transformer.h.0").register_forward_hook(
+        lambda *args: sizes.append(len(args[1][0]))
+    )
+    for step in range(2):
+        sizes.clear()
+        with engine.watch(CODES[0]):
+            of_next_tokens(model, step).mean().backward()
+        engine.collect()
+        model.zero_grad()
+    hook.remove()
+    counts = CODES[0].add(1).bincount().tolist()
+    assert sorted(sizes) == sorted([B, *counts[:1], *counts[2:]])  # all but the largest group
+
+
+def test_a_loss_that_the_model_computes_is_right_where_layers_alone_have_parameters() -> None:
+    def inside(model: nn.Module, step: int) -> Tensor:
+        loss: Tensor = model(input_ids=IDS[step], attention_mask=MASK, labels=TARGETS).loss
+        return loss
+
+    assert not assert_exact(seeded(bert), inside, CODES, oracle=of_masked)
+
+
+def test_frozen_embeddings_and_lower_layers() -> None:
+    def frozen() -> nn.Module:
+        model = bert()
+        model.get_submodule("bert.embeddings").requires_grad_(False)
+        model.get_submodule("bert.encoder.layer.0").requires_grad_(False)
+        return model
+
+    assert not assert_exact(seeded(frozen), of_masked, CODES)
+
+
+def test_a_dozen_steps_of_gpt2_are_those_of_the_definition() -> None:
+    """The whole of it: cap, recombination, optimizer."""
+    model, exact = seeded(gpt2), seeded(gpt2)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.3) for m in (model, exact)]
+    clipper = FairClipper(model, NormCap.per_step(0.5), group_counts=[300, 200, 100])
+    lowest = 1.0
+    for step in range(12):
+        codes = CODES[step % 3]
+        parts = group_gradients(exact, of_next_tokens(exact, step % 3), codes, K)
+        norms = [norm(part) for part in parts[:-1]]
+        factors = [min(1.0, 0.5 * norms[2] / n) for n in norms[:2]] + [1.0]
+        lowest = min(lowest, *factors)
+        for parameter, grad in zip(exact.parameters(), combined(parts, factors), strict=True):
+            parameter.grad = grad
+        with clipper.watch(codes):
+            of_next_tokens(model, step % 3).mean().backward()
+        record = clipper.clip_grad_()
+        np.testing.assert_allclose(record.factors, factors, rtol=1e-7)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert lowest < 0.7  # else nothing is tested
+    for found, expected in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+# ------------------------------------------------------------------ Lightning
+
+
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_a_lightning_module_in_a_plain_loop(by_parts: bool) -> None:
+    model = seeded(lambda: Digits(by_parts=by_parts))
+    model.get_submodule("encoder").eval()  # its batch statistics would mix the rows
+    optimizer = getattr(model, "configure_optimizers")()  # noqa: B009
+    engine = GradientEngine(model, K)
+    for step in range(3):
+        batch = VECTORS[step], TARGETS
+        parts = group_gradients(model, cross_entropy(model(VECTORS[step])), CODES[step], K)
+        with engine.watch(CODES[step]):
+            getattr(model, "training_step")(batch, step).backward()  # noqa: B009
+        assert_step(engine, model, parts, 1e-9)
+        optimizer.step()
+        optimizer.zero_grad()
