@@ -2,12 +2,21 @@
 
 With t the gradient of a batch of B rows in K groups, `GroupGradients` holds t = sum_k g_k + u: its
 Gramian (K + 1, K + 1), or by layer (L, K + 1, K + 1), and the recombination sum_k f_k g_k + u.
-`GradientEngine` measures it around the user's own forward and backward pass.
+`GradientEngine` measures it around the user's own forward and backward pass; `WeighedStep` scales
+what each row causes before the backward pass.
 """
 
 from fairclip.gradients._engine import GradientEngine
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._replay import without_autocast
-from fairclip.gradients._rows import Array
+from fairclip.gradients._rows import Array, to_device
+from fairclip.gradients._weigh import WeighedStep
 
-__all__ = ["Array", "GradientEngine", "GroupGradients", "without_autocast"]
+__all__ = [
+    "Array",
+    "GradientEngine",
+    "GroupGradients",
+    "WeighedStep",
+    "to_device",
+    "without_autocast",
+]

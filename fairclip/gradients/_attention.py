@@ -80,7 +80,8 @@ def find_projections(
                     n_rows = weight.tensor.shape[0] if size is None else size
                     n_missing -= n_rows
                     start += weight.start
-                    found.append((node, Projection(weight, start, n_rows, getattr(node, saved))))
+                    rows = getattr(node, saved).detach()  # a graph would hold its own node
+                    found.append((node, Projection(weight, start, n_rows, rows)))
     return [] if n_missing else found
 
 

@@ -1,8 +1,10 @@
 """What the forward passes of a window left behind, module call by module call."""
 
+import weakref
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -38,7 +40,7 @@ class Taker(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Call:
     """One forward pass of one module, and the gradients that reached its outputs."""
 
@@ -58,6 +60,7 @@ class Call:
     is_taken: bool = False  # it took all that there is
     is_reached: bool = False  # a backward pass came through
     is_differentiated: bool = False  # its backward pass was, as a gradient penalty does
+    inside: list["Call"] = field(default_factory=list)  # which only live as long as this one
 
     @property
     def name(self) -> str:
@@ -66,8 +69,8 @@ class Call:
 
     def release(self) -> None:
         """Let go of all tensors: the graph that refers to this call may live longer."""
-        for tensors in (self.inputs, self.outputs, self.grads, self.projections):
-            tensors.clear()
+        for held in (self.inputs, self.outputs, self.grads, self.projections, self.inside):
+            held.clear()
         self.snapshot = self.taker = None
 
     def outputs_unchanged(self) -> bool:
@@ -120,12 +123,27 @@ class CallRecorder:
         self._open: list[tuple[str, Snapshot, tuple[Any, ...], dict[str, Any]]] = []
         self._entries: Collection[str] | None = None
         self._writers: dict[str, list[Node]] = {}
+        self._details: Mapping[str, Detail] = {}
+        self._is_weak = False
+        self._living: list[weakref.ref[Call]] = []
+        self._inside: list[Call] = []
 
     def hook(self, details: Mapping[str, Detail], entries: Collection[str] | None = None) -> None:
-        """Hook these modules and no others; None finds out which are outermost: all must replay."""
+        """Choose what `put` hooks; where hooks are on the model they are replaced at once.
+
+        Entries of None: find out which modules are outermost, for which all must replay.
+        """
+        were_on = bool(self._handles)
         self.remove()
-        self._entries = entries
-        for name, detail in details.items():
+        self._details, self._entries = details, entries
+        if were_on:
+            self.put()
+
+    def put(self) -> None:
+        """Put the hooks on the model, if they are off."""
+        if self._handles:
+            return
+        for name, detail in self._details.items():
             module = self._modules[name]
             # Around the user's own hooks, which take part in a re-run.
             if detail == "replay":
@@ -153,13 +171,30 @@ class CallRecorder:
     def __reduce__(self) -> tuple[type["CallRecorder"], tuple[dict[str, nn.Module]]]:
         return CallRecorder, ({},)  # a copied or saved model takes hooks along that do nothing
 
-    def start(self, taker: Taker | None = None) -> None:
-        """Begin to record; offer each gradient to ``taker``."""
+    def start(self, taker: Taker | None = None, *, weakly: bool = False) -> None:
+        """Begin to record; offer each gradient to ``taker``.
+
+        Weakly, only what lives as long as its graph, and can be reached by a backward pass, for
+        `take`.
+        """
         self._calls, self._counts, self._open, self._taker = [], {}, [], taker
+        self._is_weak, self._living, self._inside = weakly, [], []
 
     def stop(self) -> list[Call]:
         """Record no more; return the calls since `start`."""
         calls, self._calls = self._calls or [], None
+        return calls
+
+    def take(self) -> list[Call]:
+        """Return the weakly recorded calls whose graphs are alive, each of them once."""
+        calls = [call for held in self._living if (call := held()) is not None]
+        self._living = []
+        counts: Counter[str] = Counter()
+        for call in calls:
+            call.inside = []
+            name = call.key[0]
+            call.key = name, counts[name]
+            counts[name] += 1
         return calls
 
     @contextmanager
@@ -176,7 +211,7 @@ class CallRecorder:
     def _enter(
         self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if self._calls is not None and not _is_backward():
+        if self._calls is not None and not (self._passes_by() or _is_backward()):
             self._open.append((name, Snapshot.take(module), args, kwargs))
 
     def _leave(
@@ -189,7 +224,7 @@ class CallRecorder:
         output: Any,
     ) -> Any:
         calls = self._calls
-        if calls is None:
+        if calls is None or self._passes_by():
             return None
         if _is_backward():
             _refuse_backward_through(output)
@@ -221,6 +256,8 @@ class CallRecorder:
         found: list[tuple[Node, Projection]] = []
         if type(module) is nn.MultiheadAttention and not has_user_hooks(module):
             found = find_projections(module, inputs, outputs[0])
+        if self._is_weak:  # what holds a graph would keep its own call alive
+            inputs, keep = detached(inputs), detached(keep)
         ordinal = self._counts.get(name, 0)
         self._counts[name] = ordinal + 1
         leaves = inputs + outputs
@@ -239,7 +276,10 @@ class CallRecorder:
             [projection for _, projection in found],
             self._taker,
         )
-        calls.append(call)
+        if self._is_weak:
+            self._hold(call)
+        else:
+            calls.append(call)
         writers = self._writers.get(name)
         if writers is None:  # of a lazy module: its parameters have their shapes now
             writers = self._writers[name] = _writers(module)
@@ -251,6 +291,22 @@ class CallRecorder:
         for node, projection in found:
             node.register_prehook(partial(_keep_projected, call, projection, writers))
         return changed
+
+    def _passes_by(self) -> bool:
+        """Say whether no backward pass can reach a call, or none be seen, in weak recording."""
+        if not self._is_weak:
+            return False
+        return torch.compiler.is_compiling() or not (torch.is_grad_enabled() or self._open)
+
+    def _hold(self, call: Call) -> None:
+        """Remember a call for as long as its graph lives."""
+        self._living.append(weakref.ref(call))
+        if self._entries is None:
+            # Told apart by their order, all calls inside an outermost one live as long as that one.
+            if call.is_entry:
+                call.inside, self._inside = self._inside, []
+            else:
+                self._inside.append(call)
 
 
 def _is_backward() -> bool:

@@ -21,6 +21,7 @@ from fairclip.gradients._checks import (
     warn_of_new_calls,
     warn_of_penalty,
 )
+from fairclip.gradients._eager import Eager, unwrapped
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._ledger import GradLedger
 from fairclip.gradients._measure import Measurement
@@ -48,6 +49,9 @@ class GradientEngine:
         check: Compare the sum over all groups with ``.grad``: in the first step, always, or never.
             Always also finds the rows anew in each step.
         batch_dim: The dimension of the model's inputs that holds the rows; None finds out.
+
+    Attributes:
+        is_armed: Whether forward passes are recorded for `WeighedStep`.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class GradientEngine:
         check: Literal["first"] | bool = "first",
         batch_dim: int | None = None,
     ) -> None:
+        self._eager = Eager(model)
+        model = unwrapped(model)
         self._model = model
         self._parameters = trainable_parameters(model)
         self._registries: list[dict[str, Any]] = [
@@ -101,8 +107,14 @@ class GradientEngine:
         self._place_then = self._place()
         self._watching = False
         self._removed = False
+        self.is_armed = False
         self._pending: Pending | None = None
         self._measurement: Measurement | None = None
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable ones by name."""
+        return self._parameters
 
     def watch(self, codes: Tensor) -> AbstractContextManager[None]:
         """Measure the forward and backward pass inside; `codes` (B,) or (B, T) int64 on the CPU."""
@@ -110,22 +122,99 @@ class GradientEngine:
 
     def open(self, codes: Tensor) -> BatchRows:
         """Begin a window."""
-        if codes.ndim != (self._n_code_dims or codes.ndim):
-            raise ValueError(
-                f"`groups` is {tuple(codes.shape)}, but was of {self._n_code_dims} dimensions in "
-                "the windows before: make a new clipper to change from rows to tokens."
-            )
-        rows = self._begin(codes)
-        self._measurement = None
-        if not (self._learning or self._must_check()):
-            rest = self._rest(rows)
-            self._measurement = self._measure(self._plan, self._slots(rows, without=rest))
+        self._check_not_compiled()
+        self.check_dims(codes)
+        rows = self._open(codes)
+        self._measurement = self._prepare(rows)
+        self._recorder.put()
         self._recorder.start(self._measurement)
         return rows
 
     def close(self, rows: BatchRows, *, failed: bool) -> None:
         """End a window; one that failed leaves nothing."""
-        calls = self._recorder.stop()
+        self._end(self._recorder.stop(), rows, failed=failed)
+
+    def arm(self) -> None:
+        """Record the forward passes from here on, before it is known whose rows they hold."""
+        if not self._removed:
+            self.is_armed = True
+            self._eager.start()
+            self._recorder.put()
+            self._recorder.start(weakly=True)
+
+    def disarm(self) -> None:
+        """Take everything off the model, until `arm` or the next window."""
+        self.is_armed = False
+        self._recorder.stop()
+        self._recorder.remove()
+        self._eager.stop()
+
+    def take(self) -> list[Call]:
+        """Return the calls since `arm`, or since they were taken last.
+
+        Raises:
+            RuntimeError: If there are none.
+        """
+        calls = self._recorder.take()
+        if not calls:
+            raise RuntimeError(
+                "The losses depend on no forward pass of the model that was seen since the last "
+                "`clip_grad_()`. If the model is called inside a compiled function, compile the "
+                "model instead, and pass what `torch.compile` returned to FairClipper."
+            )
+        return calls
+
+    def begin(self, *, measured: bool = True) -> None:
+        """Begin a step, or the next window of one.
+
+        Raises:
+            RuntimeError: If ``.grad`` holds what no window left, or the model has changed.
+        """
+        check_single_process()
+        if self._watching:
+            raise RuntimeError("`watch` is open already; windows cannot be nested.")
+        if measured and self._fingerprint() != self._made_for:
+            raise RuntimeError(
+                "The model has parameters that were added or unfrozen after the clipper was made: "
+                "call `clipper.remove()` and make a new one."
+            )
+        if self._removed:
+            raise RuntimeError("The clipper's hooks were removed: make a new clipper.")
+        if (place := self._place()) != self._place_then:
+            self._place_then = place
+            self._recorder.find_writers()
+        if not self._ledger.open(pending=self._pending is not None):
+            self._pending = None
+
+    def offer(self, calls: list[Call], rows: BatchRows) -> Measurement | None:
+        """Prepare to measure taken calls of these rows; what it returns is for `end`."""
+        measurement = self._prepare(rows)
+        for call in calls:
+            call.taker = measurement
+        return measurement
+
+    def check_dims(self, codes: Tensor) -> None:
+        """Raise where codes by row and by token are mixed."""
+        if codes.ndim != (self._n_code_dims or codes.ndim):
+            raise ValueError(
+                f"`groups` is {tuple(codes.shape)}, but was of {self._n_code_dims} dimensions in "
+                "the windows before: make a new clipper to change from rows to tokens."
+            )
+
+    def mark(self) -> None:
+        """Say that a backward pass has ended, so that later changes of ``.grad`` are noticed."""
+        if self._unchecked:
+            self._ledger.weigh()
+        self._ledger.close()
+
+    def end(self, calls: list[Call], rows: BatchRows, measurement: Measurement | None) -> None:
+        """Measure taken calls after their backward pass; recording goes on."""
+        self._recorder.stop()
+        self._measurement = measurement
+        self._end(calls, rows, failed=False)
+        self._recorder.start(weakly=True)
+
+    def _end(self, calls: list[Call], rows: BatchRows, *, failed: bool) -> None:
         try:
             if not failed:
                 failed = True
@@ -148,7 +237,8 @@ class GradientEngine:
                 f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
                 f"{tuple(losses.shape)}. Use `reduction='none'`."
             )
-        rows = self._begin(codes)
+        self._check_not_compiled()
+        rows = self._open(codes)
         try:
             slots = rows.slots(rows.present(), losses.device)
             names = list(self._parameters)
@@ -180,13 +270,23 @@ class GradientEngine:
             raise RuntimeError("Leave `watch` before `clip_grad_()`.")
         if self._pending is None:
             raise RuntimeError(
-                "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first."
+                "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first, or "
+                "one of what `weigh(losses, groups)` returns."
             )
+        self.check_unchanged()
+
+    def check_unchanged(self) -> None:
+        """Raise where ``.grad`` is not as a window left it."""
         if not self._ledger.unchanged():
             raise RuntimeError(
-                "`.grad` was changed between `watch` and `clip_grad_()`. With a GradScaler pass "
-                "`clip_grad_(scaler, optimizer)` instead of calling `scaler.unscale_`."
+                "`.grad` was changed between the backward pass and `clip_grad_()`. With a "
+                "GradScaler pass `clip_grad_(scaler, optimizer)` instead of calling "
+                "`scaler.unscale_`."
             )
+
+    def unchanged(self) -> bool:
+        """Say whether ``.grad`` is as the last window left it."""
+        return self._ledger.unchanged()
 
     def collect(self, *, by_layer: bool = False, scale: Tensor | None = None) -> GroupGradients:
         """End the step: return the contributions of all windows since the last one.
@@ -205,26 +305,21 @@ class GradientEngine:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self._recorder.remove()
+        self.disarm()
         self._removed = True
 
-    def _begin(self, codes: Tensor) -> BatchRows:
-        check_single_process()
-        if self._watching:
-            raise RuntimeError("`watch` is open already; windows cannot be nested.")
-        if self._fingerprint() != self._made_for:
-            raise RuntimeError(
-                "The model has parameters that were added or unfrozen after the clipper was made: "
-                "call `clipper.remove()` and make a new one."
+    def _check_not_compiled(self) -> None:
+        """Raise where hooks see nothing, and a graph allows for one backward pass only."""
+        if self._eager:
+            raise NotImplementedError(
+                "`watch` and `backward` do not work with a compiled model. Use "
+                "`clipper.weigh(losses, groups)`, or pass the model as it was before "
+                "`torch.compile`."
             )
-        if self._removed:
-            raise RuntimeError("The clipper's hooks were removed: make a new clipper.")
+
+    def _open(self, codes: Tensor) -> BatchRows:
         rows = BatchRows.from_codes(codes, self._n_groups)
-        if (place := self._place()) != self._place_then:
-            self._place_then = place
-            self._recorder.find_writers()
-        if not self._ledger.open(pending=self._pending is not None):
-            self._pending = None
+        self.begin()
         self._watching = True
         return rows
 
@@ -268,6 +363,12 @@ class GradientEngine:
         if measurement is None:
             measurement = self._measure(self._plan, self._slots(rows, without=rest))
         self._add(measurement.finish(reached, self._chosen(names)), rows, rest)
+
+    def _prepare(self, rows: BatchRows) -> Measurement | None:
+        """Return what uses gradients as they come, None where a window teaches or is checked."""
+        if self._learning or self._must_check():
+            return None
+        return self._measure(self._plan, self._slots(rows, without=self._rest(rows)))
 
     def _must_check(self) -> bool:
         return self._pending is None and (self._check is True or self._unchecked)

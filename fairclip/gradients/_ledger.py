@@ -78,8 +78,6 @@ class GradLedger:
 
     def unchanged(self) -> bool:
         """Say whether ``.grad`` is as it was at the last `close` or `settle`."""
-        if self._weight is not None and self._weight != self._sum():
-            return False
         n_grads = 0
         for name, parameter in self._parameters.items():
             if (grad := parameter.grad) is not None:
@@ -87,7 +85,9 @@ class GradLedger:
                 if mark is None or mark[0]() is not grad or mark[1] != grad._version:
                     return False
                 n_grads += 1
-        return n_grads == len(self._marks)
+        if n_grads != len(self._marks):
+            return False
+        return self._weight is None or self._weight == self._sum()
 
     def _sum(self) -> float:
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]

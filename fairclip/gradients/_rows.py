@@ -95,14 +95,7 @@ class BatchRows:
             ValueError: If a code is not in -1..K-1.
         """
         shifted = codes.numpy().reshape(-1) + 1  # numpy is quicker on so few
-        try:
-            unknown, *counts = np.bincount(shifted, minlength=n_groups + 1).tolist()
-        except ValueError:  # negative
-            counts = []
-        if len(counts) != n_groups:
-            raise ValueError(
-                f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
-            )
+        unknown, *counts = count_codes(shifted, n_groups).tolist()
         return cls((*counts, unknown), shifted.argsort(kind="stable"), tuple(codes.shape))
 
     @property
@@ -128,6 +121,23 @@ class BatchRows:
         sizes = tuple([self.counts[part] for part in parts])
         on_device = to_device(torch.from_numpy(index), device)
         return Slots(tuple(parts), sizes, on_device, self.n_rows, self.shape)
+
+
+def count_codes(shifted: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the rows of no known group and of each, (K + 1,), by the codes plus 1, (B,).
+
+    Raises:
+        ValueError: If a code is not in -1..K-1.
+    """
+    try:
+        counts = np.bincount(shifted, minlength=n_groups + 1)
+    except ValueError:  # negative
+        counts = shifted[:0]
+    if len(counts) != n_groups + 1:
+        raise ValueError(
+            f"`groups` must be in -1..{n_groups - 1}, got {shifted.min() - 1}..{shifted.max() - 1}."
+        )
+    return counts
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises:
         ValueError: If there is none, or if one is sharded or gets sparse gradients.
-        NotImplementedError: If the model is compiled or wrapped for several processes.
+        NotImplementedError: If the model is sharded or wrapped for several processes.
     """
     _check_not_wrapped(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -54,15 +54,10 @@ def check_single_process() -> None:
 
 def _check_not_wrapped(model: nn.Module) -> None:
     check_single_process()
-    for name, module in model.named_modules():
+    for module in model.modules():
         kind = type(module).__name__
         if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
             raise NotImplementedError(
                 f"{kind} is not supported yet: `.grad` is reduced over devices while group "
                 "gradients are local. Pass the plain model."
-            )
-        if kind == "OptimizedModule" or module._compiled_call_impl is not None:
-            raise NotImplementedError(
-                f"Module '{name}' is compiled: hooks do not see inside a compiled graph. Pass the "
-                "model as it was before `torch.compile`."
             )

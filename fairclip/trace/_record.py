@@ -27,6 +27,8 @@ class RawStep:
         norm_clipped: () norm after the clip, None without one.
         first_nonfinite: () int64, the first parameter whose gradient is not finite, counted among
             those with a gradient; -1 if all are.
+        measured: (K,) bool, whose norm is known, where that is not all of them; the Gramian is NaN
+            for the others.
     """
 
     counts: Array
@@ -36,6 +38,7 @@ class RawStep:
     reference: Array
     norm_clipped: Array = None
     first_nonfinite: Array = -1
+    measured: Array = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -73,7 +76,10 @@ class StepRecord:
 
     @property
     def group_norms(self) -> Tensor:
-        """(K,) norm of each group's contribution in this batch, NaN where it is absent."""
+        """(K,) norm of each group's contribution in this batch, before the cap.
+
+        NaN where it is absent, or was not measured in this step.
+        """
         return self._worked_out("group_norms")
 
     @property
@@ -137,7 +143,7 @@ def kind(record: StepRecord) -> tuple[object, ...]:
     """Return what steps that are worked out together have in common; a user may change it."""
     raw = record.raw
     device = "host" if isinstance(raw.counts, np.ndarray) else raw.counts.device
-    return device, record.preserve_norm, raw.norm_clipped is None
+    return device, record.preserve_norm, raw.norm_clipped is None, raw.measured is None
 
 
 def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
@@ -173,6 +179,8 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
             "norm_capped": capped,
             "norm_clipped": capped,
         }
+    if raws[0].measured is not None:
+        numbers["nonfinite"] &= xp.stack([raw.measured for raw in raws])
     if raws[0].norm_clipped is not None:
         numbers["norm_clipped"] = xp.stack([xp.asarray(raw.norm_clipped) for raw in raws])
     return numbers

@@ -96,7 +96,7 @@ def _of_groups(
     first = torch.stack([torch.as_tensor(record.raw.first_nonfinite) for record in records])
     parts = [
         *(numbers[name] for name in (*BY_GROUP.values(), "share", *SCALARS, "cosine_capped")),
-        nonfinite.any(-1),
+        torch.as_tensor(nonfinite).any(-1) | (first >= 0),
         _coded(first, records[0].parameters, codes),
         nonfinite,
     ]

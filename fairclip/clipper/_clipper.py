@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.capping import NormCap
+from fairclip.clipper._codes import Codes, as_codes
+from fairclip.clipper._lagged import LaggedCap, check_scales
+from fairclip.clipper._norms import growth, norms_of, raise_if_nonfinite
 from fairclip.clipping import ClipRecord, Mode, Norm
-from fairclip.gradients import Array, GradientEngine, GroupGradients, without_autocast
+from fairclip.gradients import (
+    Array,
+    GradientEngine,
+    GroupGradients,
+    WeighedStep,
+    without_autocast,
+)
 from fairclip.groups import GroupEncoder
 from fairclip.trace import RawStep, StepRecord, Trace
 
-__all__ = ["FairClipper"]
-
-_VERSION = 2
+_VERSION = 3
 _ALL_FINITE = torch.tensor(-1)
-
-Codes = Tensor | np.ndarray | Sequence[int]
 
 
 class FairClipper:
@@ -36,11 +41,13 @@ class FairClipper:
     in ``.grad``. A cap with ``max_ratio=inf`` leaves the gradient bit for bit and only measures.
     A norm that is not finite leaves it too, so that a ``GradScaler`` skips the step.
 
-    Wrapping the model for several processes or compiling it is refused for now.
+    `watch` measures every step exactly; `weigh` uses factors of earlier steps, costs little and
+    takes compiled models; `backward` is exact for any model and slow. Models that are sharded or
+    wrapped for several processes are refused for now.
 
     Args:
         model: Any module; the loss may be computed outside of it. Its forward and backward pass
-            stay the user's.
+            stay the user's. Of a compiled model, what ``torch.compile`` returned.
         cap: The bound between groups.
         clip: A mode of `fairclip.clipping` for the combined gradient; None for none.
         encoder: A fitted `GroupEncoder`: names, counts and labels of the groups.
@@ -54,12 +61,14 @@ class FairClipper:
             and the layer, which waits for the device.
         batch_dim: Dimension of the model's inputs that holds the rows. None finds out in the first
             step, and raises where two fit.
+        measure_every: Steps from one measured step to the next with `weigh`.
 
     Raises:
         TypeError: If ``clip`` is no mode of gradient clipping.
         ValueError: If the model has no trainable parameters, the groups are not given in exactly
-            one way, or an option is unknown.
-        NotImplementedError: If the model is compiled, sharded or wrapped for several processes.
+            one way, or an option is unknown or out of range.
+        NotImplementedError: If the model is sharded or wrapped for several processes, or there are
+            several.
 
     Source:
         The definitions are fairclip's own; equalising group gradients instead of bounding them is
@@ -92,11 +101,16 @@ class FairClipper:
         check: Literal["first"] | bool = "first",
         on_nonfinite: Literal["keep", "raise"] = "keep",
         batch_dim: int | None = None,
+        measure_every: int = 10,
     ) -> None:
         if not isinstance(check, bool) and check != "first":
             raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
         if on_nonfinite not in ("keep", "raise"):
             raise ValueError(f"`on_nonfinite` must be 'keep' or 'raise', got {on_nonfinite!r}.")
+        if not isinstance(measure_every, int) or measure_every < 1:
+            raise ValueError(
+                f"`measure_every` must be a number of steps, at least 1, got {measure_every!r}."
+            )
         if sum(x is not None for x in (encoder, n_groups, group_counts)) != 1:
             raise ValueError("Pass exactly one of `encoder`, `group_counts` and `n_groups`.")
         if clip is not None and not isinstance(clip, Mode):
@@ -125,7 +139,9 @@ class FairClipper:
         self._names = names
         self._on_nonfinite = on_nonfinite
         self._engine = GradientEngine(model, len(names), check=check, batch_dim=batch_dim)
-        self._parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self._parameters = list(self._engine.parameters.items())
+        self._lagged = LaggedCap(cap, self._cap_state, len(names), measure_every)
+        self._weighed: WeighedStep | None = None
         self._clip_state = None if clip is None else clip.init(self._parameters)
 
     def watch(self, groups: Codes) -> AbstractContextManager[None]:
@@ -148,7 +164,8 @@ class FairClipper:
             ValueError: If they are out of range, or not one a row.
             RuntimeError: If no backward pass ran inside, or ``.grad`` was not zero before.
         """
-        return self._engine.watch(self._check_codes(groups))
+        self._begin_exact()
+        return self._engine.watch(as_codes(groups))
 
     def backward(self, losses: Tensor, groups: Codes) -> None:
         """Use instead of `watch`: backward of ``losses.mean()``, and once more for each group.
@@ -160,14 +177,93 @@ class FairClipper:
                 0 for padding.
             groups: (B,) or (B, T) as in `watch`; of any model.
         """
-        self._engine.backward(losses, self._check_codes(groups))
+        self._begin_exact()
+        self._engine.backward(losses, as_codes(groups))
+
+    def weigh(self, losses: Tensor, groups: Codes) -> Tensor:
+        r"""Cap before the backward pass, by the norms of earlier steps, instead of `watch`.
+
+        The losses come back as they are. In the backward pass the gradient of row b is multiplied
+        by the factor of its group, so that ``losses.mean().backward()`` leaves
+
+        .. math:: \sum_k f_k\, g_k + u
+
+        in ``.grad``, and `clip_grad_` only clips and records. The second step and every
+        ``measure_every``-th after it are measured: hooks see its forward and backward pass, the
+        norms are divided by the factors that were applied, and the cap takes them in for the steps
+        to come. In the averages a measurement counts as many steps as the root of
+        ``measure_every``. In all other steps nothing is on the model; their records have NaN for
+        norms, and without a clip nobody looks whether their gradients are finite.
+
+        What it trades: the factors are up to ``measure_every`` steps old, come from one batch in so
+        many, and are 1 in the first two steps. On Adult they differ by 2 to 4 % from those of
+        `watch` in the mean, once the first 300 steps are over. Where a cap must hold in the very
+        step, as after a jump in the data, `watch` is needed.
+
+        A compiled model runs uncompiled in measured steps, as far as gradients are recorded. Where
+        another framework owns the backward pass, weigh the losses it is given and call `clip_grad_`
+        where it would clip. With several processes norms would have to be added up over them, which
+        is refused for now, and so are FSDP and DeepSpeed.
+
+        Several batches of one step each need their backward pass before the next forward pass.
+        Losses without gradients, as in an evaluation, are returned untouched.
+
+        Args:
+            losses: (B,) one loss a row, as with ``reduction="none"``, or (B, T) one a token.
+            groups: Like the losses, as in `watch`.
+
+        Returns:
+            The losses: the same values, as a view.
+
+        Raises:
+            TypeError: If the codes are not integers.
+            ValueError: If they are out of range or not one a loss; if the cap has
+                ``scope="layer"``, ``preserve_norm=True`` or ``smoothing=0``.
+            RuntimeError: If the step was begun with `watch` or `backward`, ``.grad`` was not zero
+                before, or the model was called where hooks cannot see it.
+            NotImplementedError: If there are several processes.
+
+        Example:
+            >>> import torch, fairclip
+            >>> model = torch.nn.Linear(3, 2)
+            >>> criterion = torch.nn.CrossEntropyLoss(reduction="none")
+            >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            >>> clipper = fairclip.FairClipper(model, group_counts=[80, 40], measure_every=2)
+            >>> for _ in range(4):
+            ...     inputs, targets = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
+            ...     groups = torch.tensor([0, 0, 0, 0, 1, 1])
+            ...     losses = clipper.weigh(criterion(model(inputs), targets), groups)
+            ...     losses.mean().backward()
+            ...     record = clipper.clip_grad_()
+            ...     optimizer.step()
+            ...     optimizer.zero_grad()
+            >>> clipper.trace.to_frame()["norm[0]"].notna().tolist()
+            [False, True, False, True]
+        """
+        codes = as_codes(groups)
+        if losses.shape != codes.shape:
+            raise ValueError(
+                f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
+                f"{tuple(losses.shape)}. Use `reduction='none'`."
+            )
+        check_scales(self.cap)
+        if not losses.requires_grad:
+            return losses
+        if self._weighed is None:
+            self._engine.check_idle()
+            self._weighed = WeighedStep(self._engine, len(self._names))
+        try:
+            return self._weighed.weigh(losses, codes, self._lagged.table(losses.dtype))
+        except Exception:
+            self._end_weighed()
+            raise
 
     def clip_grad_(
         self,
         scaler: torch.amp.GradScaler | None = None,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> StepRecord:
-        """Cap, recombine and clip; ``.grad`` is final afterwards.
+        """Cap, recombine and clip, or only clip after `weigh`; ``.grad`` is final afterwards.
 
         Args:
             scaler: The loss scaler, if the loss was scaled: it unscales here, once.
@@ -177,26 +273,21 @@ class FairClipper:
             What happened, as tensors on the device; also kept in ``trace``.
 
         Raises:
-            RuntimeError: If no window came before; with ``on_nonfinite="raise"`` if a norm is not
-                finite.
+            RuntimeError: If no backward pass came before; with ``on_nonfinite="raise"`` if a norm
+                is not finite.
             ValueError: If only one of ``scaler`` and ``optimizer`` is given.
         """
         if (scaler is None) != (optimizer is None):
             raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
-        self._engine.check_finished()
-        scale = None
-        if scaler is not None and optimizer is not None:
-            self._check_covers(optimizer)
-            # Asked on the device: `get_scale` would wait for it.
-            scale = 1 / scaler.scale(torch.ones((), device=self._parameters[0][1].device))
-            scaler.unscale_(optimizer)
-        with torch.no_grad(), without_autocast(self._parameters[0][1].device):
-            by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
-            gradients = self._engine.collect(by_layer=by_layer, scale=scale)
-            record = self._cap_and_clip(gradients)
-        self._engine.settle()
-        self.trace.append(record)
-        return record
+        if self._weighed is None:
+            self._engine.check_finished()
+            return self._finish(scaler, optimizer)
+        self._weighed.check_reached()
+        try:
+            self._weighed.finish()
+            return self._finish(scaler, optimizer)
+        finally:
+            self._end_weighed()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs to go on bit for bit.
@@ -204,13 +295,14 @@ class FairClipper:
         Raises:
             RuntimeError: If a step is under way: what its windows measured would be lost.
         """
-        self._engine.check_idle()
+        self._check_idle()
         return {
             "version": _VERSION,
             "names": list(self._names),
             "scope": self.cap.scope,
             "cap": self._cap_state.state_dict(),
             "clip": None if self._clip_state is None else self._clip_state.state_dict(),
+            "lagged": self._lagged.state_dict(),
             "trace": self.trace.state_dict(),
         }
 
@@ -236,9 +328,11 @@ class FairClipper:
         if self._clip_state is not None:
             self._clip_state.load_state_dict(state["clip"])
         self.trace.load_state_dict(state["trace"])
+        self._lagged.load_state_dict(state["lagged"])
+        self._end_weighed()
 
     def remove(self) -> None:
-        """Take the hooks off the model."""
+        """Take everything off the model."""
         self._engine.remove()
 
     def __enter__(self) -> Self:
@@ -247,24 +341,88 @@ class FairClipper:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
-        counts = gradients.row_counts()
-        gramian = gradients.gramian()  # (K + 1, K + 1) or (L, K + 1, K + 1)
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0][1].device
+
+    @property
+    def _looks_at_gradient(self) -> bool:
+        """Whether a step is more than what `weigh` did: to look costs more than all the rest."""
+        return self.clip is not None or self._on_nonfinite == "raise"
+
+    def _check_idle(self) -> None:
+        """Raise in the middle of a step."""
+        if self._weighed is not None:
+            raise RuntimeError(
+                "A step is under way that `weigh` began: end it with `clip_grad_()`. A step is "
+                "weighed or watched, not both."
+            )
+        self._engine.check_idle()
+
+    def _begin_exact(self) -> None:
+        """Make sure that this step is not weighed."""
+        if self._weighed is not None:
+            self._check_idle()
+        if self._engine.is_armed:
+            self._engine.disarm()
+
+    def _end_weighed(self) -> None:
+        """Let go of a weighed step, and get ready for the next one where it is to be measured."""
+        if self._weighed is not None:
+            self._weighed.abandon()
+            self._weighed = None
+        if self._lagged.is_due:
+            self._engine.arm()
+        else:
+            self._engine.disarm()
+
+    def _finish(
+        self, scaler: torch.amp.GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> StepRecord:
+        scale = None
+        if scaler is not None and optimizer is not None:
+            self._check_covers(optimizer)
+            # Asked on the device: `get_scale` would wait for it.
+            scale = 1 / scaler.scale(torch.ones((), device=self._device))
+            scaler.unscale_(optimizer)
+        weighed = self._weighed
+        if weighed is not None and not (weighed.is_measured or self._looks_at_gradient):
+            record = StepRecord(self._lagged.skip(weighed.counts[1:], self._device))
+        else:
+            with torch.no_grad(), without_autocast(self._device):
+                if weighed is None:
+                    record = self._cap_and_clip(self._collect(scale))
+                else:
+                    record = self._clip_weighed(weighed, scale)
+        self._engine.settle()
+        self.trace.append(record)
+        return record
+
+    def _collect(self, scale: Tensor | None) -> GroupGradients:
+        by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
+        return self._engine.collect(by_layer=by_layer, scale=scale)
+
+    def _gramian(self, gradients: GroupGradients) -> Array:
+        """Return the dot products (K + 1, K + 1), or (L, K + 1, K + 1) for a cap by layer."""
+        gramian = gradients.gramian()
         if self._on_nonfinite == "raise":
-            self._raise_if_nonfinite(gramian, gradients)
-        by_layer = self.cap.scope == "layer"
-        if gramian.ndim == 3 and not by_layer:
-            gramian = gramian.sum(0)
-        norms = _norms(gramian)[..., :-1]  # (K,) or (L, K), as the factors
+            raise_if_nonfinite(gramian, gradients, self._names)
+        if gramian.ndim == 3 and self.cap.scope != "layer":
+            return gramian.sum(0)
+        return gramian
+
+    def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
+        counts, gramian = gradients.row_counts(), self._gramian(gradients)
+        norms = norms_of(gramian)[..., :-1]  # (K,) or (L, K), as the factors
         factors = self.cap(norms, counts, counts > 0, self._cap_state)
         if not math.isinf(self.cap.max_ratio):
             gradients.recombine_(factors)
             if self.cap.preserve_norm:
-                growth = _growth(gramian, factors)
+                scale = growth(gramian, factors)
                 torch._foreach_mul_(
-                    gradients.totals, growth if isinstance(growth, Tensor) else float(growth)
+                    gradients.totals, scale if isinstance(scale, Tensor) else float(scale)
                 )
-        clip = None if self.clip is None else self.clip(self._parameters, self._clip_state)
+        clip = self._clip()
         first_nonfinite, parameters = self._first_nonfinite(gramian, clip)
         raw = RawStep(
             counts,
@@ -275,11 +433,36 @@ class FairClipper:
             None if clip is None else self._norm(),
             first_nonfinite,
         )
-        layers = tuple(gradients.layers or ()) if by_layer else None
+        layers = tuple(gradients.layers or ()) if self.cap.scope == "layer" else None
         return StepRecord(raw, clip, layers, self.cap.preserve_norm, parameters)
 
+    def _clip_weighed(self, weighed: WeighedStep, scale: Tensor | None) -> StepRecord:
+        """Clip what was capped before the backward pass, and take in what was measured."""
+        weighted = None
+        if weighed.is_measured:
+            gradients = self._collect(scale)
+            weighted = self._gramian(gradients)
+            raw = self._lagged.measure(
+                weighted, gradients.row_counts(), weighed.counts[1:], self._device
+            )
+        else:
+            raw = self._lagged.skip(weighed.counts[1:], self._device)
+        clip = self._clip()
+        first_nonfinite, parameters = self._first_nonfinite(weighted, clip)
+        if self._on_nonfinite == "raise" and (place := int(first_nonfinite)) >= 0:
+            raise RuntimeError(
+                f"The gradient is not finite in parameter '{parameters[place]}'. Lower the "
+                "learning rate or the loss scale, or pass `on_nonfinite='keep'`."
+            )
+        norm = None if clip is None else self._norm()
+        raw = replace(raw, norm_clipped=norm, first_nonfinite=first_nonfinite)
+        return StepRecord(raw, clip, parameters=parameters)
+
+    def _clip(self) -> ClipRecord | None:
+        return None if self.clip is None else self.clip(self._parameters, self._clip_state)
+
     def _first_nonfinite(
-        self, gramian: Array, clip: ClipRecord | None
+        self, gramian: Array | None, clip: ClipRecord | None
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Return where the gradient is not finite: a capped gradient is so where its parts are."""
         if clip is None or clip.first_nonfinite is None:
@@ -302,69 +485,6 @@ class FairClipper:
         grads = [p.grad for _, p in self._parameters if p.grad is not None]
         total: Tensor = torch.nn.utils.get_total_norm(grads)
         return total
-
-    def _raise_if_nonfinite(self, gramian: Array, gradients: GroupGradients) -> None:
-        finite = torch.as_tensor(_norms(gramian)).isfinite()  # (L, K + 1)
-        parts = [part for part, is_finite in enumerate(finite.all(0).tolist()) if not is_finite]
-        if not parts:
-            return
-        # What is got by subtraction is not finite either when a held part is not.
-        part = next((part for part in parts if part != gradients.rest), parts[0])
-        layer = list(gradients.layers or ())[finite[:, part].tolist().index(False)]
-        whose = f"group '{self._names[part]}'" if part < len(self._names) else "unknown rows"
-        raise RuntimeError(
-            f"The gradient of {whose} is not finite in layer '{layer}'. Lower the learning rate or "
-            "the loss scale, or pass `on_nonfinite='keep'`."
-        )
-
-    def _check_codes(self, groups: Codes) -> Tensor:
-        if not isinstance(groups, Tensor):
-            array = np.array(groups)  # a copy: pandas hands out arrays that torch must not write to
-            if array.dtype.kind not in "iufcb":
-                raise TypeError(
-                    f"`groups` must be integer codes, got {array.dtype}. `GroupEncoder` makes them."
-                )
-            groups = torch.from_numpy(array)
-        codes = groups
-        if codes.ndim not in (1, 2) or codes.numel() == 0:
-            raise ValueError(
-                f"`groups` must be (B,), or (B, T) by token, and hold something, got "
-                f"{tuple(codes.shape)}."
-            )
-        if codes.dtype == torch.int64 and codes.device.type == "cpu":
-            return codes
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise TypeError(
-                f"`groups` must be integer codes, got {codes.dtype}. `GroupEncoder` makes them."
-            )
-        return codes.to("cpu", torch.int64)
-
-
-def _namespace(array: Array) -> Any:
-    """Return the module whose functions take it: all that is used here is in both."""
-    return torch if isinstance(array, Tensor) else np
-
-
-def _norms(gramian: Array) -> Array:
-    """Return the norm of each part, (..., K + 1)."""
-    if gramian.ndim == 2:
-        return gramian.diagonal() ** 0.5
-    norms: Array = _namespace(gramian).einsum("...kk->...k", gramian) ** 0.5
-    return norms
-
-
-def _growth(gramian: Array, factors: Array) -> Array:
-    """Return the norm of the total before the cap over that after it; 1 if either is no number."""
-    xp = _namespace(gramian)
-    weights = xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)
-    before = gramian.sum()
-    after = (weights[..., None, :] @ gramian @ weights[..., None]).sum()
-    with np.errstate(all="ignore"):
-        growth = (before / after) ** 0.5
-    # Nothing capped: exactly 1, whatever the two sums round to.
-    is_needed = xp.isfinite(growth) & (factors != 1.0).any()
-    needed: Array = xp.where(is_needed, growth, 1.0)
-    return needed
 
 
 def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:
