@@ -8,7 +8,7 @@ from importlib.metadata import version
 import torch
 
 from tests.benchmarks._interleave import Spread, Turns, interleave, middle
-from tests.benchmarks._step_arms import Arm, UnavailableError, make_step
+from tests.benchmarks._step_arms import Arm, make_step
 from tests.benchmarks._step_memory import Peaks, measure_peaks
 from tests.benchmarks._step_models import WORKLOADS, make_batch, make_model
 from tests.benchmarks._step_results import MEASURED_ONCE, Row, Setting
@@ -61,8 +61,6 @@ def _warm(setting: Setting, arms: Mapping[str, Arm]) -> tuple[dict[str, Turns], 
         try:
             step = make_step(arm, make_model(workload, device), batch)
             turns[name] = Turns.warm(step, arm.period)
-        except UnavailableError as error:
-            notes[name] = str(error)
         except Exception as error:  # whatever a library says of a model that it does not take
             if not turns:
                 raise

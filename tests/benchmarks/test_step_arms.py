@@ -14,6 +14,7 @@ from tests.benchmarks._step_arms import (
     autograd_loop,
     exact,
     group_losses,
+    lagged,
     plain,
     reference,
 )
@@ -64,6 +65,19 @@ def test_every_exact_arm_leaves_the_gradient_of_the_loop(
     assert all((a - b).norm() > 1e-3 * b.norm() for a, b in zip(expected, uncapped, strict=True)), (
         "the cap must act"
     )
+
+
+@pytest.mark.parametrize("workload", [MLP, CONVOLUTIONS])
+def test_the_lagged_arm_leaves_it_where_the_norms_stay_as_they_are(workload: Workload) -> None:
+    batch = make_batch(workload, 4, "40", CPU)
+    expected = gradients(autograd_loop, workload, batch)
+    model = make_model(workload, CPU)
+    step = lagged(model, batch)
+    for _ in range(3):  # the second measures
+        model.zero_grad()
+        step()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @GROUPS
