@@ -72,3 +72,8 @@ def test_the_verdicts_hold_figures_to_the_targets() -> None:
     ]
     growth = [replace(ROW, n_groups=2, wall=1.0, floor=None), replace(ROW, n_groups=16, wall=1.4)]
     assert any("exact, of that at K=2 1.40" in line for line in verdicts(growth))
+
+
+def test_the_readme_shows_the_table_of_the_csv() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(table(read())) in readme
