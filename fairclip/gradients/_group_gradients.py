@@ -41,25 +41,12 @@ class GroupGradients:
         self.counts = tuple(counts)
         self.layers = None if layers is None else tuple(layers)
         self.totals = list(totals.values())
-        self._totals = totals
-        self._sums = sums
         self._parts = (rest, *sums.slots.parts)
         self._device = self.totals[0].device
         by_layer = [list(totals)] if layers is None else layers.values()
         self._blocks = [
             Block({name: totals[name] for name in names}, sums) if names else None
             for names in by_layer
-        ]
-
-    def part(self, k: int) -> list[Tensor]:
-        """Return one part, one tensor a parameter."""
-        dense = self._sums.all_dense()
-        if k == self.rest:
-            return [t - dense[n].sum(0) if n in dense else t for n, t in self._totals.items()]
-        slot = self._sums.slots.parts.index(k)
-        return [
-            dense[name][slot] if name in dense else torch.zeros_like(total)
-            for name, total in self._totals.items()
         ]
 
     def row_counts(self) -> Array:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fairclip.gradients import GradientEngine
+
 Losses = Callable[[nn.Module], Tensor]
 """Per-row losses (B,) of a forward pass."""
 
@@ -44,3 +46,29 @@ def combined(parts: list[list[Tensor]], factors: list[float]) -> list[Tensor]:
         torch.stack([f * t for f, t in zip([*factors, 1.0], tensors, strict=True)]).sum(0)
         for tensors in zip(*parts, strict=True)
     ]
+
+
+def assert_adds_up(
+    model: nn.Module, row_losses: Callable[[], Tensor], codes: Tensor, tolerance: float
+) -> None:
+    """Hold the largest group's contribution against that of its rows as groups of their own.
+
+    Alone the group is got by subtracting all others, apart its rows are measured themselves: both
+    agree only where what is measured by rows adds up to the gradient.
+    """
+    rows = (codes == codes[codes >= 0].mode().values).nonzero().flatten()
+    apart = codes.clone()
+    apart[rows[1:]] = int(codes.max()) + 1 + torch.arange(len(rows) - 1)
+    found = []
+    for given in (codes, apart):
+        n_groups = int(given.max()) + 1
+        engine = GradientEngine(model, n_groups)
+        model.zero_grad()
+        with engine.watch(given):
+            row_losses().mean().backward()
+        engine.remove()
+        engine.collect().recombine_(torch.isin(torch.arange(n_groups), given[rows]).double())
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    off = [a - b for a, b in zip(*found, strict=True)]
+    assert norm(found[0]) > 0
+    assert norm(off) <= tolerance * norm(found[0])

@@ -21,7 +21,7 @@ from fairclip.gradients._lookup import Lookup
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._rows import BatchRows
 from tests.gradients._layer_cases import CASES, Made
-from tests.gradients._oracle import combined, group_gradients, norm
+from tests.gradients._oracle import assert_adds_up, combined, group_gradients, norm
 
 N_GROUPS = 4
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -298,13 +298,9 @@ def test_batch_norm_in_training_adds_up_before_it(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
     inputs = torch.randn(6, 3, *sizes).double()
-    engine = GradientEngine(model, N_GROUPS)
+    codes = torch.tensor([0, 2, 1, 1, 3, -1])
     with pytest.warns(FairclipWarning, match="batch statistics"):
-        found = watched(engine, model, (inputs,), torch.tensor([0, 2, 1, 1, 3, -1]))
-    parts = [found.part(k) for k in range(N_GROUPS + 1)]
-    total = [p.grad for p in model.parameters() if p.grad is not None]
-    added = combined(parts, [1.0] * N_GROUPS)
-    assert norm([a - t for a, t in zip(added, total, strict=True)]) <= 1e-9 * norm(total)
+        assert_adds_up(model, lambda: row_losses(model, (inputs,)), codes, 1e-9)
 
 
 # ------------------------------------------------------------------ what cannot be told apart
