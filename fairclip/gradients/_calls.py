@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -284,6 +285,8 @@ class CallRecorder:
         if writers is None:  # of a lazy module: its parameters have their shapes now
             writers = self._writers[name] = _writers(module)
         for position, leaf in enumerate(outputs):
+            if isinstance(leaf, PackedSequence):
+                leaf = leaf.data
             if isinstance(leaf, Tensor) and (node := leaf.grad_fn) is not None:
                 # On the node, not the tensor: hooks of the user's on the tensor have run by then.
                 keep_grad = partial(_keep_grad, call, position, leaf.output_nr, writers)

@@ -228,6 +228,6 @@ def _cannot(name: str) -> str:
     return (
         f"The rows of the batch cannot be told apart where parameter '{name}' is used: neither the "
         "module that holds it nor any module around it returns one output a row. Let the model "
-        "return its outputs and compute the loss outside of it, or use "
+        "return its outputs, padded if they are packed, and compute the loss outside of it, or use "
         "`clipper.backward(losses, groups)`."
     )

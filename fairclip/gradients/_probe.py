@@ -99,7 +99,8 @@ def _of_entry(
     """Return the layouts and the leaves of an outermost call and of those inside of it."""
     n_rows = math.prod(shape)
     device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), torch.device("cpu"))
-    index = some_rows(n_rows, device)
+    irregular = some_rows(n_rows, device)
+    orders = irregular, irregular.sort().values  # a model may insist on rows sorted by length
     autocast = False  # low precision hides wrong rows
     try:
         whole = _run(entry, entry.inputs, recorder, autocast=autocast)
@@ -110,14 +111,17 @@ def _of_entry(
     best, best_score, is_tied, failure = None, (0, 0, 0), False, None
     choices = _choices(entry, shape, batch_dim)
     for number, guess in enumerate(_guesses(choices)):
-        part_inputs = [
-            layout.select(leaf, n_rows, index) if has_rows(layout) else leaf
-            for leaf, layout in zip(entry.inputs, guess, strict=True)
-        ]
-        try:
-            part = _run(entry, part_inputs, recorder, autocast=autocast)
-        except Exception as error:  # a wrong guess may fail in any way the model can
-            failure = failure or error
+        for index in orders:
+            part_inputs = [
+                layout.select(leaf, n_rows, index) if has_rows(layout) else leaf
+                for leaf, layout in zip(entry.inputs, guess, strict=True)
+            ]
+            try:
+                part = _run(entry, part_inputs, recorder, autocast=autocast)
+                break
+            except Exception as error:  # a wrong guess may fail in any way the model can
+                failure = failure or error
+        else:
             continue
         found = _compare(whole, part, shape, index, eps)
         of_entry = found[entry.key[0], 0]

@@ -41,6 +41,17 @@ def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> O
     )
 
 
+def _conv1d(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+    """Sum for transformers' Conv1D, a linear layer whose weight is (d_in, d_out)."""
+    x = slots.gather(inputs.to(grads.dtype)).flatten(0, -2)
+    d = slots.gather(grads).flatten(0, -2)
+    weight = "weight" if _needs(module, "weight") else None
+    sums = Outer(d, x, weight, None, (x.shape[1], d.shape[1])).sums(slots)
+    if _needs(module, "bias"):
+        sums["bias"] = slots.sums(d)
+    return sums
+
+
 def _embedding(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Outer:
     assert isinstance(module, nn.Embedding)
     return _lookup(module, slots.gather(inputs), slots.gather(grads))
@@ -185,8 +196,14 @@ _RULES: Mapping[type[nn.Module], Rule] = {
 }
 
 
-_FEATURES_LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
-"""Layers that do not mind which of the other dimensions holds the rows."""
+_FEATURES_LAST = {_linear, _conv1d, _embedding, _layer_norm, _rms_norm}
+"""Rules of layers that do not mind which of the other dimensions holds the rows."""
+
+
+def _rule_of(kind: type[nn.Module]) -> Rule | None:
+    if (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D"):
+        return _conv1d
+    return _RULES.get(kind)
 
 
 def find_rule(module: nn.Module, rows_dim: int) -> Rule | None:
@@ -194,8 +211,8 @@ def find_rule(module: nn.Module, rows_dim: int) -> Rule | None:
 
     None where there is no rule, or where the module's forward is not torch's own.
     """
-    rule = _RULES.get(type(module))
-    if rows_dim != 0 and not isinstance(module, _FEATURES_LAST):
+    rule = _rule_of(type(module))
+    if rows_dim != 0 and rule not in _FEATURES_LAST:
         return None
     own = {name for name, _ in module.named_parameters(recurse=False)}
     if rule is None or "forward" in vars(module) or not own <= {"weight", "bias"}:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers.pytorch_utils import Conv1D
 
 N_IDS = 7
 
@@ -45,6 +46,11 @@ def _linear(draw: Draw, n_rows: int) -> Made:
     shape = _option(draw, (4,), (3, 4), (2, 3, 4))
     layer = nn.Linear(4, 5, bias=_option(draw, True, False))
     return _behind_linear(draw, layer, torch.randn(n_rows, *shape))
+
+
+def _conv1d(draw: Draw, n_rows: int) -> Made:
+    shape = _option(draw, (4,), (3, 4), (2, 3, 4))
+    return _behind_linear(draw, Conv1D(5, 4), torch.randn(n_rows, *shape))
 
 
 class _Bilinear(nn.Module):
@@ -411,6 +417,7 @@ def _encoder(*, stacked: bool) -> Make:
 
 CASES: dict[str, Make] = {
     "Linear": _linear,
+    "Conv1D_of_transformers": _conv1d,
     "Bilinear": _bilinear,
     "Conv1d": _conv(nn.Conv1d, 1),
     "Conv2d": _conv(nn.Conv2d, 2),

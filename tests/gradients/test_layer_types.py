@@ -344,3 +344,20 @@ def test_a_packed_sequence_as_the_model_s_input_is_refused() -> None:
     packed = pack_padded_sequence(torch.randn(5, 6, 3), torch.tensor([5, 4, 4, 2, 1, 1]))
     with pytest.raises(ValueError, match="no input of the model has that many rows"):
         watched(engine, model, (packed,), CODES[0])  # type: ignore[arg-type]
+
+
+def test_a_packed_sequence_as_the_model_s_output_is_refused() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, inputs: Tensor, lengths: Tensor) -> Any:
+            packed = pack_padded_sequence(inputs, lengths, batch_first=True)
+            return self.layer(packed)[0]
+
+    model = Packed()
+    engine = GradientEngine(model, N_GROUPS)
+    lengths = torch.tensor([5, 4, 4, 2, 1, 1])
+    with pytest.raises(RuntimeError, match="padded if they are packed"), engine.watch(CODES[0]):
+        model(torch.randn(6, 5, 3), lengths).data.square().mean().backward()

@@ -228,13 +228,16 @@ def test_a_backward_pass_of_the_users_that_divides_by_the_rows(first: Tensor) ->
 
 
 class Packed(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, enforce_sorted: bool = False) -> None:
         super().__init__()
+        self.enforce_sorted = enforce_sorted
         self.rnn = nn.LSTM(WIDTH, WIDTH, batch_first=True)
         self.head = nn.Linear(WIDTH, 3)
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            inputs, lengths, batch_first=True, enforce_sorted=self.enforce_sorted
+        )
         padded, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
         logits: Tensor = self.head(padded.mean(1))
         return logits
@@ -254,6 +257,13 @@ def test_packed_sequences_that_are_padded_again(
     assert_exact_or_refused(
         model, lambda m, i: cross_entropy(m(INPUTS[i], by_step[i ^ full_first])), check=check
     )
+
+
+@pytest.mark.parametrize("lengths", [[5, 4, 4, 3, 2, 1], [5, 5, 5, 2, 2, 2]])
+def test_a_model_that_insists_on_rows_sorted_by_length(lengths: list[int]) -> None:
+    model = seeded(lambda: Packed(enforce_sorted=True))
+    by_step = [torch.tensor(lengths), torch.tensor([4, 4, 3, 3, 1, 1])]
+    assert_exact(model, lambda m, i: cross_entropy(m(INPUTS[i], by_step[i])), (CODES, CODES))
 
 
 class SortedByLength(nn.Module):
