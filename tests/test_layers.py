@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # In the order of data flow: each may import what stands before it.
 LAYERS = (
     "exceptions",
+    "_arrays",
     "groups",
     "gradients",
     "capping",

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from torch import Tensor
 
-from fairclip.capping._arrays import Array, given_as, host_view, namespace, to_host
+from fairclip._arrays import Array, given_as, host_view, namespace, to_host
 from fairclip.capping._plan import Plan, warn_of_small_groups
 from fairclip.capping._state import CapState
 from fairclip.capping._strata import make_strata

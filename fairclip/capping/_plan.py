@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fairclip.capping._arrays import Array, namespace
+from fairclip._arrays import Array, namespace
 from fairclip.capping._strata import Strata
 from fairclip.exceptions import FairclipWarning
 

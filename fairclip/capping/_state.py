@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairclip.capping._arrays import Array, alike, namespace, to_host, to_place_of
+from fairclip._arrays import Array, alike, namespace, to_host, to_place_of
 from fairclip.capping._plan import Plan, make_plan
 from fairclip.capping._strata import Strata
 

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from fairclip.capping._arrays import Array, to_host, to_place_of
+from fairclip._arrays import Array, to_host, to_place_of
 
 
 @dataclass(frozen=True, slots=True)

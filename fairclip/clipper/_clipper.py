@@ -1,32 +1,29 @@
 """One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
 
-import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fairclip._arrays import Array
 from fairclip.capping import NormCap
 from fairclip.clipper._codes import Codes, as_codes
-from fairclip.clipper._lagged import LaggedCap, check_scales
-from fairclip.clipper._norms import growth, norms_of, raise_if_nonfinite
-from fairclip.clipping import ClipRecord, Mode, Norm
+from fairclip.clipper._ending import Ending, raise_if_nonfinite
+from fairclip.clipper._exact import cap_
+from fairclip.clipper._groups import begin
+from fairclip.clipper._lagged import LaggedCap, check_can_lag
+from fairclip.clipping import Mode
 from fairclip.gradients import (
-    Array,
     GradientEngine,
     GroupGradients,
     WeighedStep,
     without_autocast,
 )
 from fairclip.groups import GroupEncoder
-from fairclip.trace import RawStep, StepRecord, Trace
+from fairclip.trace import StepRecord, Trace
 
-_VERSION = 3
-_ALL_FINITE = torch.tensor(-1)
+_VERSION = 4
 
 
 class FairClipper:
@@ -105,44 +102,23 @@ class FairClipper:
     ) -> None:
         if not isinstance(check, bool) and check != "first":
             raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
-        if on_nonfinite not in ("keep", "raise"):
-            raise ValueError(f"`on_nonfinite` must be 'keep' or 'raise', got {on_nonfinite!r}.")
-        if not isinstance(measure_every, int) or measure_every < 1:
+        if not isinstance(measure_every, int) or measure_every < 1 or measure_every is True:
             raise ValueError(
                 f"`measure_every` must be a number of steps, at least 1, got {measure_every!r}."
             )
-        if sum(x is not None for x in (encoder, n_groups, group_counts)) != 1:
-            raise ValueError("Pass exactly one of `encoder`, `group_counts` and `n_groups`.")
-        if clip is not None and not isinstance(clip, Mode):
-            raise TypeError(
-                f"`clip` must be a clipping mode such as Norm(max_norm=1.0), got {clip!r}; what "
-                "limits the optimizer works by `attach(optimizer)`."
-            )
         cap = NormCap() if cap is None else cap
-        if encoder is not None:
-            if not hasattr(encoder, "names_"):
-                raise ValueError("`encoder` must be fitted: call its `fit` with the training data.")
-            names = encoder.names_
-            cap = _resolve_reference(cap, names)
-            self._cap_state = cap.init(
-                encoder.counts_, encoder.strata_ if encoder.with_label else None
-            )
-        elif group_counts is not None:
-            self._cap_state = cap.init(group_counts)
-            names = [str(code) for code in range(len(group_counts))]
-        else:
-            self._cap_state = cap.init(n_groups=n_groups)
-            names = [str(code) for code in range(n_groups or 0)]
-        self.cap = cap
-        self.clip = clip
-        self.trace = Trace(names)
-        self._names = names
-        self._on_nonfinite = on_nonfinite
-        self._engine = GradientEngine(model, len(names), check=check, batch_dim=batch_dim)
-        self._parameters = list(self._engine.parameters.items())
-        self._lagged = LaggedCap(cap, self._cap_state, len(names), measure_every)
+        self.cap, self._cap_state, self._names = begin(cap, encoder, n_groups, group_counts)
+        self.trace = Trace(self._names)
+        n_groups = len(self._names)
+        self._engine = GradientEngine(model, n_groups, check=check, batch_dim=batch_dim)
+        self._ending = Ending(list(self._engine.parameters.items()), clip, on_nonfinite)
+        self._lagged = LaggedCap(self.cap, self._cap_state, n_groups, measure_every)
         self._weighed: WeighedStep | None = None
-        self._clip_state = None if clip is None else clip.init(self._parameters)
+
+    @property
+    def clip(self) -> Mode | None:
+        """The mode for the combined gradient."""
+        return self._ending.clip
 
     def watch(self, groups: Codes) -> AbstractContextManager[None]:
         """Measure whose rows cause what in the forward *and* backward pass inside.
@@ -246,14 +222,14 @@ class FairClipper:
                 f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
                 f"{tuple(losses.shape)}. Use `reduction='none'`."
             )
-        check_scales(self.cap)
         if not losses.requires_grad:
             return losses
         if self._weighed is None:
+            check_can_lag(self.cap)
             self._engine.check_idle()
             self._weighed = WeighedStep(self._engine, len(self._names))
         try:
-            return self._weighed.weigh(losses, codes, self._lagged.table(losses.dtype))
+            return self._weighed.weigh(losses, codes, self._lagged.table)
         except Exception:
             self._end_weighed()
             raise
@@ -296,12 +272,13 @@ class FairClipper:
             RuntimeError: If a step is under way: what its windows measured would be lost.
         """
         self._check_idle()
+        clip = self._ending.state
         return {
             "version": _VERSION,
             "names": list(self._names),
             "scope": self.cap.scope,
             "cap": self._cap_state.state_dict(),
-            "clip": None if self._clip_state is None else self._clip_state.state_dict(),
+            "clip": None if clip is None else clip.state_dict(),
             "lagged": self._lagged.state_dict(),
             "trace": self.trace.state_dict(),
         }
@@ -318,15 +295,15 @@ class FairClipper:
             )
         if state["names"] != list(self._names):
             raise ValueError("The state is of other groups: fit the encoder as it was then.")
-        has_clip = self._clip_state is not None
-        if state["scope"] != self.cap.scope or (state["clip"] is not None) != has_clip:
+        clip = self._ending.state
+        if state["scope"] != self.cap.scope or (state["clip"] is None) != (clip is None):
             raise ValueError(
                 "The state is of another clipper: make this one with the `scope` of the cap and "
                 "the kind of clip that it was saved with."
             )
         self._cap_state.load_state_dict(state["cap"])
-        if self._clip_state is not None:
-            self._clip_state.load_state_dict(state["clip"])
+        if clip is not None:
+            clip.load_state_dict(state["clip"])
         self.trace.load_state_dict(state["trace"])
         self._lagged.load_state_dict(state["lagged"])
         self._end_weighed()
@@ -341,28 +318,22 @@ class FairClipper:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    @property
-    def _device(self) -> torch.device:
-        return self._parameters[0][1].device
-
-    @property
-    def _looks_at_gradient(self) -> bool:
-        """Whether a step is more than what `weigh` did: to look costs more than all the rest."""
-        return self.clip is not None or self._on_nonfinite == "raise"
-
     def _check_idle(self) -> None:
         """Raise in the middle of a step."""
+        self._check_not_weighed()
+        self._engine.check_idle()
+
+    def _check_not_weighed(self) -> None:
+        """Raise in a step that `weigh` began."""
         if self._weighed is not None:
             raise RuntimeError(
                 "A step is under way that `weigh` began: end it with `clip_grad_()`. A step is "
                 "weighed or watched, not both."
             )
-        self._engine.check_idle()
 
     def _begin_exact(self) -> None:
         """Make sure that this step is not weighed."""
-        if self._weighed is not None:
-            self._check_idle()
+        self._check_not_weighed()
         if self._engine.is_armed:
             self._engine.disarm()
 
@@ -379,17 +350,12 @@ class FairClipper:
     def _finish(
         self, scaler: torch.amp.GradScaler | None, optimizer: torch.optim.Optimizer | None
     ) -> StepRecord:
-        scale = None
-        if scaler is not None and optimizer is not None:
-            self._check_covers(optimizer)
-            # Asked on the device: `get_scale` would wait for it.
-            scale = 1 / scaler.scale(torch.ones((), device=self._device))
-            scaler.unscale_(optimizer)
-        weighed = self._weighed
-        if weighed is not None and not (weighed.is_measured or self._looks_at_gradient):
-            record = StepRecord(self._lagged.skip(weighed.counts[1:], self._device))
+        scale = self._ending.unscale(scaler, optimizer)
+        weighed, device = self._weighed, self._engine.device
+        if weighed is not None and not (weighed.is_measured or self._ending.looks_at_gradient):
+            record = StepRecord(self._lagged.skip(weighed.counts[:-1], device))
         else:
-            with torch.no_grad(), without_autocast(self._device):
+            with torch.no_grad(), without_autocast(device):
                 if weighed is None:
                     record = self._cap_and_clip(self._collect(scale))
                 else:
@@ -399,104 +365,28 @@ class FairClipper:
         return record
 
     def _collect(self, scale: Tensor | None) -> GroupGradients:
-        by_layer = self.cap.scope == "layer" or self._on_nonfinite == "raise"
+        by_layer = self.cap.scope == "layer" or self._ending.raises
         return self._engine.collect(by_layer=by_layer, scale=scale)
 
     def _gramian(self, gradients: GroupGradients) -> Array:
         """Return the dot products (K + 1, K + 1), or (L, K + 1, K + 1) for a cap by layer."""
         gramian = gradients.gramian()
-        if self._on_nonfinite == "raise":
+        if self._ending.raises:
             raise_if_nonfinite(gramian, gradients, self._names)
         if gramian.ndim == 3 and self.cap.scope != "layer":
             return gramian.sum(0)
         return gramian
 
     def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
-        counts, gramian = gradients.row_counts(), self._gramian(gradients)
-        norms = norms_of(gramian)[..., :-1]  # (K,) or (L, K), as the factors
-        factors = self.cap(norms, counts, counts > 0, self._cap_state)
-        if not math.isinf(self.cap.max_ratio):
-            gradients.recombine_(factors)
-            if self.cap.preserve_norm:
-                scale = growth(gramian, factors)
-                torch._foreach_mul_(
-                    gradients.totals, scale if isinstance(scale, Tensor) else float(scale)
-                )
-        clip = self._clip()
-        first_nonfinite, parameters = self._first_nonfinite(gramian, clip)
-        raw = RawStep(
-            counts,
-            gramian,
-            factors,
-            self._cap_state.averages,
-            self._cap_state.reference,
-            None if clip is None else self._norm(),
-            first_nonfinite,
-        )
+        raw = cap_(gradients, self._gramian(gradients), self.cap, self._cap_state)
         layers = tuple(gradients.layers or ()) if self.cap.scope == "layer" else None
-        return StepRecord(raw, clip, layers, self.cap.preserve_norm, parameters)
+        return self._ending.clip_(raw, layers, preserve_norm=self.cap.preserve_norm)
 
     def _clip_weighed(self, weighed: WeighedStep, scale: Tensor | None) -> StepRecord:
         """Clip what was capped before the backward pass, and take in what was measured."""
-        weighted = None
-        if weighed.is_measured:
-            gradients = self._collect(scale)
-            weighted = self._gramian(gradients)
-            raw = self._lagged.measure(
-                weighted, gradients.row_counts(), weighed.counts[1:], self._device
-            )
-        else:
-            raw = self._lagged.skip(weighed.counts[1:], self._device)
-        clip = self._clip()
-        first_nonfinite, parameters = self._first_nonfinite(weighted, clip)
-        if self._on_nonfinite == "raise" and (place := int(first_nonfinite)) >= 0:
-            raise RuntimeError(
-                f"The gradient is not finite in parameter '{parameters[place]}'. Lower the "
-                "learning rate or the loss scale, or pass `on_nonfinite='keep'`."
-            )
-        norm = None if clip is None else self._norm()
-        raw = replace(raw, norm_clipped=norm, first_nonfinite=first_nonfinite)
-        return StepRecord(raw, clip, parameters=parameters)
-
-    def _clip(self) -> ClipRecord | None:
-        return None if self.clip is None else self.clip(self._parameters, self._clip_state)
-
-    def _first_nonfinite(
-        self, gramian: Array | None, clip: ClipRecord | None
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Return where the gradient is not finite: a capped gradient is so where its parts are."""
-        if clip is None or clip.first_nonfinite is None:
-            if isinstance(gramian, np.ndarray) and np.isfinite(gramian).all():
-                return _ALL_FINITE, ()
-            clip = Norm(math.inf)(self._parameters)
-        assert clip.first_nonfinite is not None
-        return clip.first_nonfinite, clip.parameters
-
-    def _check_covers(self, optimizer: torch.optim.Optimizer) -> None:
-        covered = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, parameter in self._parameters:
-            if parameter.grad is not None and id(parameter) not in covered:
-                raise ValueError(
-                    f"`optimizer` does not hold parameter '{name}', so the scaler would leave its "
-                    "gradient scaled. Use one optimizer for all of the model with a scaler."
-                )
-
-    def _norm(self) -> Tensor:
-        grads = [p.grad for _, p in self._parameters if p.grad is not None]
-        total: Tensor = torch.nn.utils.get_total_norm(grads)
-        return total
-
-
-def _resolve_reference(cap: NormCap, names: Sequence[str]) -> NormCap:
-    """Return the cap with a reference given by name replaced by codes."""
-    if not isinstance(cap.reference, str) or cap.reference in ("minority", "smallest_norm"):
-        return cap
-    levels = f"{cap.reference}, y="
-    codes = tuple(
-        code for code, name in enumerate(names) if name == cap.reference or name.startswith(levels)
-    )
-    if not codes:
-        raise ValueError(
-            f"`reference` {cap.reference!r} is not a group; the groups are {', '.join(names)}."
-        )
-    return replace(cap, reference=codes)
+        counts, device = weighed.counts[:-1], self._engine.device
+        if not weighed.is_measured:
+            return self._ending.clip_(self._lagged.skip(counts, device))
+        gradients = self._collect(scale)
+        weighted, seen = self._gramian(gradients), gradients.row_counts()
+        return self._ending.clip_(self._lagged.measure(weighted, seen, counts, device))

@@ -7,16 +7,16 @@ what each row causes before the backward pass.
 """
 
 from fairclip.gradients._engine import GradientEngine
+from fairclip.gradients._gramian import norms_of, with_rest
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._replay import without_autocast
-from fairclip.gradients._rows import Array, to_device
 from fairclip.gradients._weigh import WeighedStep
 
 __all__ = [
-    "Array",
     "GradientEngine",
     "GroupGradients",
     "WeighedStep",
-    "to_device",
+    "norms_of",
+    "with_rest",
     "without_autocast",
 ]

@@ -6,9 +6,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fairclip._arrays import Array, on_host
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._products import of_dense, of_flat, of_outer, zeros
-from fairclip.gradients._rows import Array
 from fairclip.gradients._sums import Sums
 
 _SMALL = 2**14  # entries
@@ -25,7 +25,7 @@ class Block:
     def __init__(self, totals: Mapping[str, Tensor], sums: Sums) -> None:
         self._first = next(iter(totals.values()))
         self._slots = sums.slots
-        self._on_host = self._first.is_cpu
+        self._on_host = on_host(self._first.device)
         self._outer: list[tuple[Outer, Tensor, Tensor | None]] = []
         self._large: list[tuple[Tensor, Tensor]] = []  # with their sums (S, *shape)
         self._small: list[Tensor] = []
@@ -90,12 +90,12 @@ class Block:
         changes = [factor - of_rest for factor in of_slots]
         if of_rest == 1.0 and not any(changes):
             return
-        if self._small and len(changes) == 1:
+        if self._small:
             torch._foreach_mul_(self._small, of_rest)
+        if self._small and len(changes) == 1:
             sums = [dense[0] for dense in self._sums_of_small]
             torch._foreach_add_(self._small, sums, alpha=changes[0])
         elif self._small:
-            torch._foreach_mul_(self._small, of_rest)
             change = self._flat.new_tensor(changes) @ self._flat[1:]
             unflatten = torch._C._nn.unflatten_dense_tensors
             torch._foreach_add_(self._small, unflatten(change, self._small))
@@ -141,7 +141,9 @@ class Block:
         else:
             flat = self._first.new_empty(1 + n_slots, sum([t.numel() for t in self._small]))
             torch.cat([total.reshape(-1) for total in self._small], out=flat[0])
-            torch.cat([dense.flatten(1) for dense in self._sums_of_small], 1, out=flat[1:])
+            torch.cat(
+                [dense.reshape(n_slots, -1) for dense in self._sums_of_small], 1, out=flat[1:]
+            )
         if n_slots:
             flat[0].sub_(flat[1] if n_slots == 1 else flat[1:].sum(0))
         return flat

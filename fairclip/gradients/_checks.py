@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.exceptions import FairclipWarning
-from fairclip.gradients._calls import Call, Pattern
+from fairclip.gradients._call import Call, Pattern
 from fairclip.gradients._compare import precision
 from fairclip.gradients._layout import Shape
 from fairclip.gradients._probe import Layouts
@@ -40,8 +40,8 @@ def differing(
     return found
 
 
-def warn_of_batch_norm(model: nn.Module) -> None:
-    """Warn where batch statistics mix the rows."""
+def warn_of_batch_norm(model: nn.Module) -> bool:
+    """Warn where batch statistics mix the rows; say whether they do."""
     mixing = [
         name
         for name, module in model.named_modules()
@@ -55,6 +55,7 @@ def warn_of_batch_norm(model: nn.Module) -> None:
             FairclipWarning,
             stacklevel=2,
         )
+    return bool(mixing)
 
 
 def check_first_order(calls: Iterable[Call]) -> None:
@@ -68,19 +69,31 @@ def check_first_order(calls: Iterable[Call]) -> None:
             )
 
 
+def check_outputs(calls: Iterable[Call]) -> None:
+    """Raise where a model's output was modified in place, and autograd put a new node for it."""
+    for call in calls:
+        if call.is_outermost and call.has_lost_outputs():
+            raise RuntimeError(
+                f"An output of {call.name} was modified in place (as by `logits += ...`), so its "
+                "gradient cannot be seen. Use an operation that is not in place there."
+            )
+
+
 def is_finite(totals: Iterable[Tensor]) -> bool:
     """Say whether there is a gradient to check: where a loss scale overflowed there is none."""
     return all(bool(total.isfinite().all()) for total in totals)
 
 
-def check_entries(calls: Iterable[Call], layouts: Mapping[Pattern, Layouts], shape: Shape) -> None:
+def check_outermost(
+    calls: Iterable[Call], layouts: Mapping[Pattern, Layouts], shape: Shape
+) -> None:
     """Raise where the outputs of an outermost call hold the rows of the batch otherwise.
 
     A loss of such outputs has other rows than the layers inside.
     """
     is_by_token = len(shape) == 2
     for call in calls:
-        if not call.is_entry:
+        if not call.is_outermost:
             continue
         of_outputs = layouts[call.pattern][len(call.inputs) :]
         for grad, layout in zip(call.grads, of_outputs, strict=True):
@@ -125,8 +138,9 @@ def warn_of_penalty(names: Sequence[str]) -> None:
     """Warn that a part of the gradient belongs to no row."""
     warnings.warn(
         f"A part of the gradient of {_listed(names)} comes from no row of the batch, as that of a "
-        "penalty on the weights does, or from a forward pass outside of `watch`. It is kept as it "
-        "is and never capped.",
+        "penalty on the weights does, or from rows that reach the parameter past the model's "
+        "forward pass: outside of `watch`, in a method called directly, or through what a module "
+        "keeps as an attribute. It is kept as it is and never capped.",
         FairclipWarning,
         stacklevel=2,
     )

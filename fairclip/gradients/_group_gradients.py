@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairclip._arrays import Array, on_host, placed, to_device
 from fairclip.gradients._block import Block
-from fairclip.gradients._rows import Array, to_device
 from fairclip.gradients._sums import Sums
 
 
@@ -51,9 +51,7 @@ class GroupGradients:
 
     def row_counts(self) -> Array:
         """Return the rows of each group, (K,) int64."""
-        if self._on_host:
-            return np.array(self.counts[:-1])
-        return to_device(torch.tensor(self.counts[:-1]), self._device)
+        return placed(np.array(self.counts[:-1]), self._device)
 
     def gramian(self) -> Array:
         r"""Return the dot products between all parts, (K + 1, K + 1), or (L, K + 1, K + 1).
@@ -106,4 +104,4 @@ class GroupGradients:
 
     @property
     def _on_host(self) -> bool:
-        return self._device.type == "cpu"
+        return on_host(self._device)

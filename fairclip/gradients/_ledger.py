@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_n_steps = 0  # of all optimizers: not each of them leaves a trace in the parameters it changes
+# Not each optimizer leaves a trace in the parameters that it changes.
+_n_steps = 0  # of all optimizers
+_last_steps: weakref.WeakKeyDictionary[torch.optim.Optimizer, int] = weakref.WeakKeyDictionary()
 
 
-def _count_step(*_: Any) -> None:
+def _count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     global _n_steps
     _n_steps += 1
+    _last_steps[optimizer] = _n_steps
 
 
 register_optimizer_step_post_hook(_count_step)
@@ -34,8 +37,10 @@ class GradLedger:
         self._parameters = parameters
         self._marks: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._steps_then = 0
+        self._versions: list[int] = []  # of the parameters
+        self._steps_at_open = 0
         self._earlier: dict[str, Tensor] = {}  # of micro-batches that are done
-        self._weight: float | None = None
+        self._size: float | None = None
 
     def open(self, *, pending: bool) -> bool:
         """Prepare for a backward pass; say whether it adds to the ``pending`` windows.
@@ -43,8 +48,9 @@ class GradLedger:
         Raises:
             RuntimeError: If ``.grad`` holds something else.
         """
+        self._steps_at_open = _n_steps
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        if grads and self.unchanged() and (pending or self._steps_then == _n_steps):
+        if grads and self.unchanged() and (pending or not self._has_changed_parameters()):
             if not pending:
                 self._earlier = grads
                 for name in grads:
@@ -55,7 +61,7 @@ class GradLedger:
                 "`.grad` is not zero, so it would be taken for a part of this batch. Call "
                 "`optimizer.zero_grad()` before `watch`, and change no gradient between windows."
             )
-        self._earlier, self._weight = {}, None
+        self._earlier, self._size = {}, None
         return False
 
     def close(self) -> None:
@@ -65,16 +71,24 @@ class GradLedger:
             for name, p in self._parameters.items()
             if p.grad is not None
         }
-        self._steps_then = _n_steps
-        if self._weight is not None:
-            self._weight = self._sum()
+        self._steps_then, self._versions = _n_steps, self._versions_now()
+        if self._size is not None:
+            self._size = self._size_now()
 
-    def weigh(self) -> None:
+    def remember_size(self) -> None:
         """Remember the gradient's size until it is settled: a GradScaler leaves no other trace.
 
         This waits for the device.
         """
-        self._weight = self._sum()
+        self._size = self._size_now()
+
+    def has_stepped(self) -> bool:
+        """Say whether an optimizer of these parameters made a step since `open`."""
+        if self._steps_at_open == _n_steps:
+            return False
+        since = [o for o, step in _last_steps.items() if step > self._steps_at_open]
+        changed = {id(p) for o in since for group in o.param_groups for p in group["params"]}
+        return any(id(p) in changed for p in self._parameters.values())
 
     def unchanged(self) -> bool:
         """Say whether ``.grad`` is as it was at the last `close` or `settle`."""
@@ -87,9 +101,15 @@ class GradLedger:
                 n_grads += 1
         if n_grads != len(self._marks):
             return False
-        return self._weight is None or self._weight == self._sum()
+        return self._size is None or self._size == self._size_now()
 
-    def _sum(self) -> float:
+    def _has_changed_parameters(self) -> bool:
+        return self._steps_then != _n_steps or self._versions != self._versions_now()
+
+    def _versions_now(self) -> list[int]:
+        return [p._version for p in self._parameters.values()]
+
+    def _size_now(self) -> float:
         grads = [p.grad for p in self._parameters.values() if p.grad is not None]
         return float(torch.stack([g.detach().abs().sum().double().cpu() for g in grads]).nansum())
 
@@ -98,7 +118,7 @@ class GradLedger:
         for name, earlier in self._earlier.items():
             parameter = self._parameters[name]
             parameter.grad = earlier if parameter.grad is None else parameter.grad.add_(earlier)
-        self._earlier, self._weight = {}, None
+        self._earlier, self._size = {}, None
         self.close()
 
     def abandon(self) -> None:

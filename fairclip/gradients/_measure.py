@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.gradients._attention import attention_sums
-from fairclip.gradients._calls import Call
+from fairclip.gradients._call import Call
 from fairclip.gradients._layout import Shape
 from fairclip.gradients._outer import Outer
-from fairclip.gradients._plan import Owners, Plan, Route
+from fairclip.gradients._owners import Owners
+from fairclip.gradients._plan import Plan, Route
 from fairclip.gradients._replay import without_autocast
 from fairclip.gradients._rerun import rerun
 from fairclip.gradients._rows import Slots
@@ -31,7 +32,7 @@ class Measurement:
         self._owners = owners
         self._sums = Sums(slots)
 
-    def take(self, call: Call, grad: Tensor) -> bool:
+    def receive(self, call: Call, grad: Tensor) -> bool:
         """Serve a call by its rule when a gradient has come; say whether that was all of it."""
         if not self._plan.knows(call):
             return False
@@ -48,7 +49,7 @@ class Measurement:
     def finish(self, calls: Iterable[Call], parameters: Mapping[str, nn.Parameter]) -> Sums:
         """Serve the calls that are left; return what the rows caused in ``parameters``."""
         for call in calls:
-            if call.is_taken:
+            if call.is_served:
                 continue
             route = self._plan.route(call, self._owners)
             _check_rows(call, route, self._sums.slots.shape)

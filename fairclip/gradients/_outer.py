@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairclip._arrays import on_host
 from fairclip.gradients._rows import Slots
 
 # Multiply-adds of a matrix product in the time of one float of memory that is read or written, and
@@ -59,7 +60,7 @@ class Outer:
             return (self.grads.T @ self.inputs)[None]
         out = self.grads.new_empty(n_slots, self.grads.shape[1], self.inputs.shape[1])
         n_products = out[0].numel() * len(self.grads) // n_slots
-        if out.is_cpu and out.dtype.itemsize >= 4 and n_products < _TINY:
+        if on_host(out.device) and out.dtype.itemsize >= 4 and n_products < _TINY:
             grads, inputs, products = self.grads.numpy().T, self.inputs.numpy(), out.numpy()
             with np.errstate(all="ignore"):
                 for slot, rows in enumerate(slots.slices(self.grads)):

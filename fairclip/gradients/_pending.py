@@ -30,7 +30,7 @@ class Pending:
             sums = self._sums.added(sums)
         self._sums = sums.without(self.rest) if self.rest in sums.slots.parts else sums
 
-    def forget(self, n_rows: int) -> None:
+    def count_as_unknown(self, n_rows: int) -> None:
         """Count everything, and so many more rows, as of no known group."""
         self.rest = len(self._counts) - 1
         self._counts = [0] * self.rest + [sum(self._counts) + n_rows]

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fairclip.gradients._attention import takes_rows
-from fairclip.gradients._calls import Call, Key, Pattern, has_user_hooks
+from fairclip.gradients._call import Call, Key, Pattern
 from fairclip.gradients._layout import Layout
+from fairclip.gradients._owners import Owners
 from fairclip.gradients._probe import Layouts, has_rows
+from fairclip.gradients._recorder import has_user_hooks
 from fairclip.gradients._rerun import can_rerun
 from fairclip.gradients._rules import Rule, find_rule
-
-Owners = Mapping[str, Mapping[str, str]]
-"""For each module that holds trainable parameters itself: their local and their full names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class Plan:
         by_rule: Modules with a rule, and the full names of the parameters it serves.
         by_rerun: Modules that are run again, and the full names of the parameters that this serves.
         alone: The run-again modules whose rows can run without the rest of the batch.
-        entries: The outermost modules.
+        outermost: The modules that no other one around them calls.
         transformed: Modules that are called inside of torch.func.
         missed: Parameters that rows reach past the modules that hold them.
     """
@@ -58,7 +57,7 @@ class Plan:
     by_rule: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_rerun: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     alone: dict[str, bool] = field(default_factory=dict)
-    entries: set[str] = field(default_factory=set)
+    outermost: set[str] = field(default_factory=set)
     transformed: set[str] = field(default_factory=set)
     missed: set[str] = field(default_factory=set)
     _routes: dict[Pattern, Route] = field(default_factory=dict)
@@ -103,10 +102,14 @@ class Plan:
         for name in names:
             holders = [module for module, held in owners.items() if name in held.values()]
             called = [module for module in holders if module in modules]
-            if name in self.missed:
+            serving = self._serving(name)
+            is_handed_over = not serving.issubset(holders)
+            if name in self.missed or (is_handed_over and serving.isdisjoint(modules)):
                 self.hand_over(name, [], calls)
+            elif serving and (is_handed_over or not called):
+                continue  # as it was learnt before
             elif called and all(self._serves_itself(modules[module]) for module in called):
-                self._forget(name)
+                self._unassign(name, called)
                 for module in called:
                     by = self.by_rule if self._has_rule(modules[module]) else self.by_rerun
                     by[module].add(name)
@@ -126,14 +129,15 @@ class Plan:
         Raises:
             RuntimeError: If no module around the parameter has outputs with rows.
         """
-        self._forget(name)
         modules = _by_module(calls)
+        # Outermost modules that were not called now serve it when they are.
+        self._unassign(name, self._serving(name).difference(self.outermost.difference(modules)))
         for module in _ancestors(holders[0]) if len(holders) == 1 else []:
             if module in modules and self._can_rerun(modules[module]):
                 self.by_rerun[module].add(name)
                 return
-        outermost = [module for module in self.entries if module in modules]
-        nested = any(self.entries.intersection(_ancestors(module)) for module in outermost)
+        outermost = [module for module in self.outermost if module in modules]
+        nested = any(self.outermost.intersection(_ancestors(module)) for module in outermost)
         if (
             nested
             or not outermost
@@ -145,7 +149,7 @@ class Plan:
 
     def keep(self, name: str, other: "Plan") -> None:
         """Serve a parameter as another plan does."""
-        self._forget(name)
+        self._unassign(name, self._serving(name))
         for mine, others in ((self.by_rule, other.by_rule), (self.by_rerun, other.by_rerun)):
             for module, served in others.items():
                 if name in served:
@@ -178,10 +182,20 @@ class Plan:
             self.alone.get(module, False),
         )
 
-    def _forget(self, name: str) -> None:
+    def _serving(self, name: str) -> set[str]:
+        """Return the modules that serve a parameter."""
+        return {
+            module
+            for by in (self.by_rule, self.by_rerun)
+            for module, served in by.items()
+            if name in served
+        }
+
+    def _unassign(self, name: str, modules: Iterable[str]) -> None:
         self._routes = {}
-        for served in (*self.by_rule.values(), *self.by_rerun.values()):
-            served.discard(name)
+        for module in modules:
+            self.by_rule[module].discard(name)
+            self.by_rerun[module].discard(name)
 
     def _rule(self, call: Call) -> Rule | None:
         """Return the rule that serves a call, None where rows are not known or none does."""

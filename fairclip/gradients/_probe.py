@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call, CallRecorder, Key, detached
+from fairclip.gradients._call import Call, Key, detached
 from fairclip.gradients._compare import are_distinct, find_layout, precision
 from fairclip.gradients._layout import SHARED, Layout, Shape
+from fairclip.gradients._recorder import CallRecorder
 from fairclip.gradients._replay import Snapshot
 
 Layouts = list[Layout | None]
@@ -54,7 +55,7 @@ def find_layouts(
     inside: Counter[str] = Counter()
     for call in calls:
         inside[call.key[0]] += 1
-        if not call.is_entry:
+        if not call.is_outermost:
             continue
         if call.is_reached:
             layouts, leaves = _of_entry(call, shape, recorder, batch_dim)
@@ -63,17 +64,22 @@ def find_layouts(
                 found[name, ended[name] + ordinal] = of_call
         ended.update(inside)
         inside.clear()
-    known = {call.key: _of_call(call, *found[call.key]) for call in calls if call.key in found}
+    known = {
+        call.key: _of_call(call, shape, *found[call.key]) for call in calls if call.key in found
+    }
     return {key: layouts for key, layouts in known.items() if layouts is not None}
 
 
-def _of_call(call: Call, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
+def _of_call(call: Call, shape: Shape, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
     """Return the layouts of what the call itself took and gave: in evaluation it may be more.
 
     None where it went otherwise.
     """
     if len(layouts) == len(call.pattern[1]):
-        return layouts
+        return [
+            layout if layout is None or not has_rows(layout) or layout.fits(x, shape) else None
+            for layout, x in zip(layouts, (*call.inputs, *call.outputs), strict=True)
+        ]
     wanted, given = _shapes([*call.inputs, *call.outputs]), _shapes(leaves)
     places = _places(wanted, given)
     backwards = _places(wanted[::-1], given[::-1])
@@ -206,7 +212,7 @@ def _run(
 ) -> dict[Key, list[Any]]:
     """Run an outermost call in evaluation; return the leaves of every call, itself included."""
     args, kwargs = pytree.tree_unflatten(detached(inputs), entry.spec)
-    snapshot = entry.snapshot or Snapshot.take(entry.module)
+    snapshot = entry.snapshot or Snapshot.of(entry.module)
     with (
         snapshot.restored(entry.module, evaluate=True, autocast=autocast),
         recorder.probing() as calls,

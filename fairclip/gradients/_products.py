@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fairclip._arrays import Array, as_array
 from fairclip.gradients._outer import Outer
-from fairclip.gradients._rows import Array, Slots
+from fairclip.gradients._rows import Slots
 
 _PIECE = 2**16  # entries
 _LONG_PIECE = 2**19
@@ -18,7 +19,7 @@ _LONG_PIECE = 2**19
 
 def zeros(n_slots: int, device: torch.device) -> Array:
     """Return the products of nothing."""
-    return _array(torch.zeros(1 + n_slots, 1 + n_slots, dtype=torch.float64, device=device))
+    return as_array(torch.zeros(1 + n_slots, 1 + n_slots, dtype=torch.float64, device=device))
 
 
 def of_flat(rows: Tensor) -> Array:
@@ -28,11 +29,11 @@ def of_flat(rows: Tensor) -> Array:
     # In pieces: float32 sums over more entries are off by 1e-6 and more.
     n_whole = rows.shape[1] // _PIECE
     if n_whole == 0:
-        return _array(rows @ rows.T)
+        return as_array(rows @ rows.T)
     pieces = rows[:, : n_whole * _PIECE].unflatten(1, (n_whole, _PIECE)).transpose(0, 1)
     gramian = torch.bmm(pieces, pieces.transpose(1, 2)).double().sum(0)
     rest = rows[:, n_whole * _PIECE :]
-    return _array(gramian + rest @ rest.T if rest.shape[1] else gramian)
+    return as_array(gramian + rest @ rest.T if rest.shape[1] else gramian)
 
 
 def of_dense(base: Tensor, sums: Tensor) -> Array:
@@ -42,11 +43,11 @@ def of_dense(base: Tensor, sums: Tensor) -> Array:
     found = zeros(len(sums), base.device)
     pieces = base.reshape(-1).split(_LONG_PIECE), sums.flatten(1).split(_LONG_PIECE, 1)
     for b, g in zip(*pieces, strict=True):
-        along = _array(g @ b)
-        found[0, 0] += _array(torch.dot(b, b))
+        along = as_array(g @ b)
+        found[0, 0] += as_array(torch.dot(b, b))
         found[0, 1:] += along
         found[1:, 0] += along
-        found[1:, 1:] += _array(torch.dot(g[0], g[0])) if len(g) == 1 else of_flat(g)
+        found[1:, 1:] += as_array(torch.dot(g[0], g[0])) if len(g) == 1 else of_flat(g)
     return found
 
 
@@ -67,21 +68,17 @@ def of_outer(
         along[n_rows] = along[n_rows].add_(of_base) if n_rows in along else of_base
         for base in (weight,) if bias is None else (weight, bias):
             for piece in base.reshape(-1).split(_LONG_PIECE):
-                squares = squares + _array(torch.dot(piece, piece))
+                squares = squares + as_array(torch.dot(piece, piece))
     found = zeros(len(slots.parts), slots.index.device)
     terms = found[0] * 0
     found[0, 0] += squares
     terms[0] += squares
     for n_rows, products in between.items():
-        by_slot = _array(slots.sums(along[n_rows]))
+        by_slot = as_array(slots.sums(along[n_rows]))
         found[0, 1:] += by_slot
         found[1:, 0] += by_slot
-        found[1:, 1:] += _array(slots.sums(slots.sums(products).T))
-        sizes = _array(slots.sums(slots.sums(products.abs_()).T))
-        terms[0] += 2 * _array(along[n_rows].abs().sum()) + sizes.sum()
+        found[1:, 1:] += as_array(slots.sums(slots.sums(products).T))
+        sizes = as_array(slots.sums(slots.sums(products.abs_()).T))
+        terms[0] += 2 * as_array(along[n_rows].abs().sum()) + sizes.sum()
         terms[1:] += sizes.diagonal()
     return found, terms
-
-
-def _array(tensor: Tensor) -> Array:
-    return tensor.numpy() if tensor.is_cpu else tensor

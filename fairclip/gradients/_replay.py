@@ -32,7 +32,7 @@ class Snapshot:
     buffers: tuple[dict[str, Tensor | None], ...]  # a module
 
     @classmethod
-    def take(cls, module: nn.Module) -> "Snapshot":
+    def of(cls, module: nn.Module) -> "Snapshot":
         """Copy it for a forward pass of `module`."""
         cuda = sorted({p.device.index for p in module.parameters() if p.is_cuda})
         return cls(

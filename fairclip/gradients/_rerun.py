@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fairclip.gradients._calls import Call, detached
-from fairclip.gradients._compare import is_close, precision
+from fairclip._arrays import on_host
+from fairclip.gradients._call import Call, detached
+from fairclip.gradients._compare import closeness, precision
 from fairclip.gradients._probe import Layouts, has_rows, some_rows
 from fairclip.gradients._replay import Snapshot
 from fairclip.gradients._rows import Slots
@@ -24,24 +25,18 @@ def can_rerun(call: Call, layouts: Layouts | None) -> bool:
     return all(map(has_rows, reached)) and any(map(has_rows, layouts[: len(call.inputs)]))
 
 
-def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool:
+def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool | None:
     """Say whether some rows, run alone, give the outputs they gave in the batch.
 
-    They do not where the call draws random numbers, mixes rows or counts them.
-
-    Raises:
-        RuntimeError: If not even the whole batch gives the same outputs again.
+    They do not where the call draws random numbers, mixes rows or counts them. None where not even
+    the whole batch gives the same outputs again.
     """
     if not call.outputs_unchanged() or call.snapshot is None:
         return False
     outputs, draws = _forward(call, call.inputs)
     eps = precision(call, call.outputs)
     if not _gives(call, call.outputs, outputs, eps):
-        raise RuntimeError(
-            f"Module '{call.key[0]}' does not give the same outputs when it is run again, so its "
-            "group gradients cannot be computed by running it again. Use "
-            "`clipper.backward(losses, groups)`."
-        )
+        return None
     counts_rows = any(getattr(m, "scale_grad_by_freq", False) for m in call.module.modules())
     if draws or counts_rows or None in layouts[: len(call.inputs)]:
         return False
@@ -75,46 +70,61 @@ def rerun(
     by_slot: list[list[Tensor | None]] = []
     for index in slots.indices() if alone else ():
         outputs, draws = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
-        # It did not when this was learnt. On a device to compare would mean to wait for it.
-        compared = index.device.type == "cpu" and call.outputs_unchanged()
-        expected = _select(call.outputs, of_outputs, slots.n_rows, index) if compared else []
-        if draws or (compared and not _gives(call, expected, outputs, precision(call, outputs))):
-            by_slot = []
+        expected = _select(call.outputs, of_outputs, slots.n_rows, index)
+        if draws or (right := _compare(call, expected, outputs)) is None:
+            by_slot = []  # it was not so when this was learnt
             break
         grads = _select(call.grads, of_outputs, slots.n_rows, index)
-        by_slot.append(_backward(outputs, grads, parameters, retain_graph=False))
+        by_slot.append(_backward(outputs, grads, parameters, right, retain_graph=False))
     if by_slot:
         return by_slot
     outputs, _ = _forward(call, call.inputs)
+    if (right := _compare(call, call.outputs, outputs)) is None:
+        raise RuntimeError(irreproducible(call))
     for index in slots.indices():
         grads = _mask(call.grads, of_outputs, slots.n_rows, index)
-        by_slot.append(_backward(outputs, grads, parameters, retain_graph=True))
+        by_slot.append(_backward(outputs, grads, parameters, right, retain_graph=True))
     return by_slot
+
+
+def _compare(call: Call, expected: Sequence[Any], found: Sequence[Any]) -> Tensor | None:
+    """Return 1 where the outputs are as expected, () float; else None, or NaN on a device.
+
+    So that a device is not waited for. Outputs that were modified in place are not compared.
+    """
+    if not call.outputs_unchanged():
+        return torch.ones(())
+    if not _have_shapes(call, expected, found):
+        return None
+    right = _agreement(call, expected, found, precision(call, found))
+    if not on_host(right.device):
+        return torch.where(right, 1.0, torch.nan)
+    return torch.ones(()) if right else None
 
 
 def _backward(
     outputs: Sequence[Any],
     grads: Sequence[Tensor | None],
     parameters: Sequence[nn.Parameter],
+    right: Tensor,
     *,
     retain_graph: bool,
 ) -> list[Tensor | None]:
     reached = [i for i, grad in enumerate(grads) if grad is not None]
-    return list(
-        torch.autograd.grad(
-            [outputs[i] for i in reached],
-            list(parameters),
-            [grads[i] for i in reached],
-            retain_graph=retain_graph,
-            allow_unused=True,
-        )
+    found = torch.autograd.grad(
+        [outputs[i] for i in reached],
+        list(parameters),
+        [grads[i] for i in reached],
+        retain_graph=retain_graph,
+        allow_unused=True,
     )
+    return [x if x is None or on_host(right.device) else x * right.to(x.dtype) for x in found]
 
 
 def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
     """Run a call again; return its outputs, and whether it drew random numbers."""
     args, kwargs = pytree.tree_unflatten(detached(inputs), call.spec)
-    snapshot = call.snapshot or Snapshot.take(call.module)
+    snapshot = call.snapshot or Snapshot.of(call.module)
     with snapshot.restored(call.module):
         outputs, _ = flatten(call.module(*args, **kwargs))
         return outputs, snapshot.draws()
@@ -140,8 +150,33 @@ def _mask(
 
 def _gives(call: Call, expected: Sequence[Any], found: Sequence[Any], eps: float) -> bool:
     """Say whether the outputs that gradients came back to are as expected."""
+    return _have_shapes(call, expected, found) and bool(_agreement(call, expected, found, eps))
+
+
+def _have_shapes(call: Call, expected: Sequence[Any], found: Sequence[Any]) -> bool:
     return len(expected) == len(found) and all(
-        a.shape == b.shape and is_close(a, b, eps)
-        for a, b, grad in zip(expected, found, call.grads, strict=True)
-        if grad is not None
+        a.shape == b.shape for a, b in _of_interest(call, expected, found)
+    )
+
+
+def _agreement(call: Call, expected: Sequence[Any], found: Sequence[Any], eps: float) -> Tensor:
+    pairs = _of_interest(call, expected, found)
+    return torch.stack([closeness(a, b, eps) for a, b in pairs]).all()
+
+
+def _of_interest(
+    call: Call, expected: Sequence[Any], found: Sequence[Any]
+) -> list[tuple[Tensor, Tensor]]:
+    """Return the outputs that gradients came back to."""
+    return [
+        (a, b) for a, b, grad in zip(expected, found, call.grads, strict=True) if grad is not None
+    ]
+
+
+def irreproducible(call: Call) -> str:
+    """Say that a call cannot be run again."""
+    return (
+        f"{call.name[0].upper()}{call.name[1:]} does not give the same outputs when it is run "
+        "again, so its group gradients cannot be computed by running it again. Use "
+        "`clipper.backward(losses, groups)`."
     )

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Array = Any
-"""A small array: numpy where the gradients are on the CPU, where a call of torch takes as long as
-several of numpy, and a tensor on their device elsewhere, never read by the host. The same
-throughout a call, which no type says."""
+from fairclip._arrays import on_host, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ class Slots:
         """Return the sum over each slot of what was gathered, (S, ...)."""
         if len(self.sizes) == 1:
             return gathered.sum(0, keepdim=True)
-        if not gathered.is_cpu or gathered.dtype.itemsize < 4:
+        if not on_host(gathered.device) or gathered.dtype.itemsize < 4:
             return torch.stack([piece.sum(0) for piece in self.split_gathered(gathered)])
         m = gathered.shape[0] // len(self.index)
         starts = [start * m for start in accumulate(self.sizes[:-1], initial=0)]
@@ -94,9 +90,9 @@ class BatchRows:
         Raises:
             ValueError: If a code is not in -1..K-1.
         """
-        shifted = codes.numpy().reshape(-1) + 1  # numpy is quicker on so few
-        unknown, *counts = count_codes(shifted, n_groups).tolist()
-        return cls((*counts, unknown), shifted.argsort(kind="stable"), tuple(codes.shape))
+        flat = codes.numpy().reshape(-1)  # numpy is quicker on so few
+        counts = tuple(count_codes(flat, n_groups).tolist())
+        return cls(counts, flat.argsort(kind="stable"), tuple(codes.shape))
 
     @property
     def n_rows(self) -> int:
@@ -123,25 +119,22 @@ class BatchRows:
         return Slots(tuple(parts), sizes, on_device, self.n_rows, self.shape)
 
 
-def count_codes(shifted: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return the rows of no known group and of each, (K + 1,), by the codes plus 1, (B,).
+def count_codes(codes: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the rows of each group, and last those of no known group, (K + 1,).
+
+    Args:
+        codes: (B,) or (B, T), -1 for no known group.
+        n_groups: K.
 
     Raises:
         ValueError: If a code is not in -1..K-1.
     """
     try:
-        counts = np.bincount(shifted, minlength=n_groups + 1)
+        counts = np.bincount(codes.reshape(-1) + 1, minlength=n_groups + 1)
     except ValueError:  # negative
-        counts = shifted[:0]
+        counts = codes[:0]
     if len(counts) != n_groups + 1:
         raise ValueError(
-            f"`groups` must be in -1..{n_groups - 1}, got {shifted.min() - 1}..{shifted.max() - 1}."
+            f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
         )
-    return counts
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a host tensor without waiting for the device."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return np.concatenate((counts[1:], counts[:1]))

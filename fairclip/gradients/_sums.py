@@ -14,7 +14,8 @@ from fairclip.gradients._rows import Slots
 class Sums:
     """For each parameter that rows reached the sums over the rows of each slot.
 
-    All that is kept is a sum over rows: it could be added up over processes.
+    All that is kept is a sum over rows, or rows from which it can be worked out (`all_dense`), so
+    that it could be added up over processes.
 
     Args:
         slots: Whose rows these are.

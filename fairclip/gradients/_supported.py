@@ -55,6 +55,11 @@ def check_single_process() -> None:
 def _check_not_wrapped(model: nn.Module) -> None:
     check_single_process()
     for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NotImplementedError(
+                "Scripted and traced models are not supported: hooks do not see inside. Pass the "
+                "model as it was before `torch.jit`."
+            )
         kind = type(module).__name__
         if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"):
             raise NotImplementedError(

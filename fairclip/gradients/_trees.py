@@ -1,5 +1,6 @@
 """Take apart what a module takes and returns, and put it together again."""
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 
 class _Fields:
-    """A dataclass, opened: pytree knows only those that were registered with it."""
+    """A dataclass or mapping, opened: pytree knows only those that were registered with it."""
 
     def __init__(self, instance: Any) -> None:
         self.instance = instance
@@ -31,7 +32,7 @@ def _is_packed(tree: Any) -> bool:
 
 
 def _is_opened(leaf: Any) -> bool:
-    return is_dataclass(leaf) and not isinstance(leaf, type)
+    return (is_dataclass(leaf) and not isinstance(leaf, type)) or isinstance(leaf, Mapping)
 
 
 def _opened(leaf: Any) -> Any:
@@ -39,17 +40,24 @@ def _opened(leaf: Any) -> Any:
 
 
 def _flatten_fields(opened: _Fields) -> tuple[list[Any], Any]:
-    names = [field.name for field in fields(opened.instance)]
-    held = [getattr(opened.instance, name) for name in names]
+    instance = opened.instance
+    if isinstance(instance, Mapping):
+        names, held = list(instance), list(instance.values())
+    else:
+        names = [field.name for field in fields(instance)]
+        held = [getattr(instance, name) for name in names]
     inner = [pytree.tree_map(_opened, value, is_leaf=_is_packed) for value in held]
-    return inner, (opened.instance, names)
+    return inner, (instance, names)
 
 
 def _unflatten_fields(values: Any, context: Any) -> Any:
     instance, names = context
-    made = copy(instance)
+    made: Any = copy(instance)
     for name, value in zip(names, values, strict=True):
-        object.__setattr__(made, name, value)  # frozen ones too
+        if isinstance(instance, Mapping):
+            made[name] = value
+        else:
+            object.__setattr__(made, name, value)  # frozen ones too
     return made
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Variable
 
-from fairclip.gradients._calls import Call
+from fairclip._arrays import Array, to_device
+from fairclip.gradients._autograd import after_backward
+from fairclip.gradients._call import Call
 from fairclip.gradients._measure import Measurement
-from fairclip.gradients._rows import Array, BatchRows, count_codes, to_device
+from fairclip.gradients._rows import BatchRows, count_codes
 
 if TYPE_CHECKING:
     from fairclip.gradients._engine import GradientEngine
@@ -59,14 +60,13 @@ class WeighedStep:
 
     Attributes:
         is_measured: Whether group gradients are measured.
-        counts: Rows of no known group, and of each, that had a backward pass, (K + 1,).
+        counts: Rows that had a backward pass, of each group and last of no known group, (K + 1,).
     """
 
     def __init__(self, engine: "GradientEngine", n_groups: int) -> None:
         self.is_measured = engine.is_armed
         self.counts = np.zeros(n_groups + 1, dtype=np.int64)
         self._engine = engine
-        self._n_groups = n_groups
         self._batches: list[_Batch] = []  # to be measured
         self._has_begun = False
         self._is_reached = False
@@ -77,10 +77,11 @@ class WeighedStep:
         Args:
             losses: One a row, (B,), or a token, (B, T).
             codes: Like the losses, int64 on the CPU.
-            table: (K + 1,) factors of rows of no known group and of each.
+            table: (K + 1,) factors of the rows of each group, and last of no known group.
         """
-        shifted = codes.numpy() + 1
-        batch = _Batch(count_codes(shifted.reshape(-1), self._n_groups))
+        batch = _Batch(count_codes(codes.numpy(), len(table) - 1))
+        if self._has_begun:
+            self._engine.check_not_stepped()
         is_next = not self._has_begun
         if self.is_measured:
             self._engine.check_dims(codes)
@@ -90,10 +91,14 @@ class WeighedStep:
             self._engine.begin(measured=self.is_measured)
             self._has_begun = True
         if self.is_measured:
-            batch.rows = BatchRows.from_codes(codes, self._n_groups)
+            batch.rows = BatchRows.from_codes(codes, len(table) - 1)
             batch.measurement = self._engine.offer(batch.calls, batch.rows)
             self._batches.append(batch)
-        weights = _looked_up(table, shifted, losses.device)
+        # A code of -1 is the last place.
+        if isinstance(table, np.ndarray):
+            weights = to_device(torch.from_numpy(table.take(codes.numpy())), losses.device)
+        else:
+            weights = to_device(table[to_device(codes, table.device)], losses.device)
         reach = partial(self._reach, batch)
         weighed: Tensor = _Weigh.apply(losses, weights, reach)  # type: ignore[no-untyped-call]
         return weighed
@@ -131,7 +136,7 @@ class WeighedStep:
             self.counts = self.counts + batch.counts  # not in place: a record may hold them
         if self.is_measured:
             # `.grad` is final when the backward pass that is under way has ended.
-            Variable._execution_engine.queue_callback(self._engine.mark)
+            after_backward(self._engine.mark)
 
     def _close(self) -> bool:
         """Measure the batch that had its backward pass; say whether there was one."""
@@ -150,11 +155,3 @@ class WeighedStep:
                 batch.release()
                 self.counts = self.counts - batch.counts
         return bool(reached)
-
-
-def _looked_up(table: Array, places: np.ndarray, device: torch.device) -> Tensor:
-    """Return one entry a place, on the device of the losses."""
-    if isinstance(table, np.ndarray):
-        return to_device(torch.from_numpy(table.take(places)), device)
-    rows: Tensor = table[to_device(torch.from_numpy(places), table.device)]
-    return rows if rows.device == device else to_device(rows, device)

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fairclip._arrays import Array, namespace
 from fairclip.clipping import ClipRecord
-
-Array = Any  # numpy in host memory, a tensor on a device: all of a record alike
+from fairclip.gradients import norms_of, with_rest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +148,7 @@ def kind(record: StepRecord) -> tuple[object, ...]:
 def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
     """Return all numbers of n steps of one `kind`, (n, ...), by the names of `StepRecord`."""
     raws = [record.raw for record in records]
-    xp = np if isinstance(raws[0].gramian, np.ndarray) else torch
+    xp = namespace(raws[0].gramian)
     numbers = {
         name: xp.stack([getattr(raw, name) for raw in raws])
         for name in ("counts", "gramian", "factors", "cap_norms", "reference")
@@ -160,7 +159,7 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
     reference = numbers["reference"].reshape(n_steps, -1, n_groups)
     whole = gramian.sum(1)  # (n, K + 1, K + 1)
     with np.errstate(all="ignore"):
-        norms = _lengths(whole)[:, :-1]
+        norms = norms_of(whole)[:, :-1]
         aligned = _aligned(gramian, factors)  # (n, K + 1)
         uncapped, capped = _root(whole.sum((1, 2))), _root(aligned.sum(-1))
         cosine = _dot_uncapped(gramian, factors) / (uncapped * capped)
@@ -172,7 +171,7 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
             "share": (aligned / aligned.sum(-1)[:, None])[:, :-1],
             "cosine": whole[:, :-1, :-1] / (norms[:, :, None] * norms[:, None, :]),
             "ratio_after": _ratio(
-                factors * _lengths(gramian)[..., :-1], reference, numbers["counts"]
+                factors * norms_of(gramian)[..., :-1], reference, numbers["counts"]
             ),
             "cosine_capped": cosine,
             "norm_uncapped": uncapped,
@@ -186,36 +185,24 @@ def work_out(records: Sequence[StepRecord]) -> dict[str, Array]:
     return numbers
 
 
-def _lengths(gramian: Array) -> Array:
-    """Return the norm of each part."""
-    xp = np if isinstance(gramian, np.ndarray) else torch
-    return _root(xp.einsum("...kk->...k", gramian))
-
-
 def _root(squares: Array) -> Array:
     return squares.clip(0) ** 0.5  # rounding makes a 0 negative
 
 
-def _weights(factors: Array) -> Array:
-    """Return the factors of all parts: unknown rows are never capped."""
-    xp = np if isinstance(factors, np.ndarray) else torch
-    return xp.concatenate((factors, xp.ones_like(factors[..., :1])), -1)
-
-
 def _dot_uncapped(gramian: Array, factors: Array) -> Array:
     """Return the dot product of the gradient before and after the cap, (n,)."""
-    return (gramian.sum(-2) * _weights(factors)).sum((1, 2))
+    return (gramian.sum(-2) * with_rest(factors)).sum((1, 2))
 
 
 def _aligned(gramian: Array, factors: Array) -> Array:
     """Return each capped part's dot product with the update, (n, K + 1)."""
-    weights = _weights(factors)
+    weights = with_rest(factors)
     return ((gramian @ weights[..., None])[..., 0] * weights).sum(1)
 
 
 def _ratio(capped: Array, reference: Array, counts: Array) -> Array:
     """Return the largest capped norm over its reference's, (n,); NaN if one is absent."""
-    xp = np if isinstance(capped, np.ndarray) else torch
+    xp = namespace(capped)
     counts = xp.broadcast_to(counts[:, None], capped.shape)
     if xp is np:
         length = np.take_along_axis(capped, reference, -1)

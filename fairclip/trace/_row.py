@@ -7,8 +7,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from fairclip._arrays import Array, to_device
 from fairclip.clipping import ClipRecord
-from fairclip.trace._record import Array, StepRecord, kind, work_out
+from fairclip.trace._record import StepRecord, kind, work_out
 
 BY_GROUP = {"n": "counts", "norm": "group_norms", "cap_norm": "cap_norms", "factor": "factors"}
 SCALARS = ("ratio_after", "norm_uncapped", "norm_capped", "norm_clipped")
@@ -126,9 +127,7 @@ def _coded(places: Tensor, names: Sequence[str], codes: dict[str, int]) -> Tenso
     if own == [*range(len(own))]:
         return places
     table = torch.tensor([*own, -1])
-    if places.is_cuda:
-        table = table.pin_memory().to(places.device, non_blocking=True)
-    return table[places]
+    return to_device(table, places.device)[places]
 
 
 def _of_stage(name: str, records: Sequence[ClipRecord]) -> Iterable[tuple[list[str], Tensor]]:

@@ -7,14 +7,6 @@ from torch import Tensor, nn
 
 from fairclip.gradients import GradientEngine
 
-Losses = Callable[[nn.Module], Tensor]
-"""Per-row losses (B,) of a forward pass."""
-
-
-def logits_of(output: Tensor | dict[str, Tensor]) -> Tensor:
-    """Return the logits of a model that may return a dict."""
-    return output["logits"] if isinstance(output, dict) else output
-
 
 def group_gradients(
     model: nn.Module, losses: Tensor, codes: Tensor, n_groups: int

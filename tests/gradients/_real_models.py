@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.bert import BertConfig, BertForSequenceClassification
 from transformers.models.gpt2 import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+from transformers.models.t5 import T5Config, T5ForConditionalGeneration
 
-N_CLASSES = 3
-N_TOKENS = 11
+from tests.gradients._inputs import N_CLASSES, N_TOKENS
 
 Norm = Callable[[int], nn.Module]
 
@@ -141,3 +141,20 @@ class Digits(LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def t5(*, use_cache: bool) -> nn.Module:
+    """A translator, with random weights."""
+    config = T5Config(
+        vocab_size=N_TOKENS,
+        d_model=8,
+        d_kv=4,
+        d_ff=8,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+        dropout_rate=0.0,
+        use_cache=use_cache,
+    )
+    model: nn.Module = T5ForConditionalGeneration(config)
+    return model

@@ -9,35 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
-T, W = 5, 4
-N_CLASSES = 3
-N_TOKENS = 11
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The inputs of one step."""
-
-    vectors: Tensor  # (B, T, W) float64
-    ids: Tensor  # (B, T)
-    targets: Tensor  # (B,)
-
-    @classmethod
-    def draw(cls, n_rows: int, seed: int) -> "Batch":
-        """Make one."""
-        random = torch.Generator().manual_seed(seed)
-        return cls(
-            torch.randn(n_rows, T, W, generator=random, dtype=torch.float64),
-            torch.randint(N_TOKENS, (n_rows, T), generator=random),
-            torch.randint(N_CLASSES, (n_rows,), generator=random),
-        )
-
-    def loss(self, logits: Tensor) -> Tensor:
-        """Return the cross entropy, (B,)."""
-        return functional.cross_entropy(logits, self.targets, reduction="none")
+from tests.gradients._inputs import N_CLASSES, N_TOKENS, Batch, T, W
 
 
 @dataclass(frozen=True)
@@ -126,14 +101,94 @@ class SharedWeight(nn.Module):
 class LinearAndFunction(nn.Module):
     """A weight that a Linear and a function share."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
         self.layer = nn.Linear(W, W)
+        self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(W, N_CLASSES)
 
     def forward(self, inputs: Tensor) -> Tensor:
         back = functional.linear(torch.tanh(self.layer(inputs)), self.layer.weight.T)
-        logits: Tensor = self.head(back)
+        logits: Tensor = self.head(self.drop(back))
+        return logits
+
+
+class Borrowed(nn.Module):
+    """The same layer under two names, and its weight in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(W, W)
+        self.again = self.first
+        self.other = nn.Linear(W, W)
+        self.other.weight = self.first.weight
+        self.head = nn.Linear(W, N_CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.other(torch.tanh(self.again(torch.tanh(self.first(inputs)))))
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+def _frozen_in_part() -> nn.Module:
+    model = mlp()
+    model.get_parameter("0.weight").requires_grad_(False)
+    model.get_parameter("2.bias").requires_grad_(False)
+    return model
+
+
+def _unused_inside_of_a_leaf() -> nn.Module:
+    model = mlp()
+    model[1].register_module("unused", nn.Linear(3, 3))
+    return model
+
+
+class Positions(nn.Module):
+    """Token and position tables; positions are looked up once for all rows, with ids (1, T)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Embedding(N_TOKENS, W, padding_idx=0)
+        self.position = nn.Embedding(T, W)
+        self.norm = nn.LayerNorm(W)
+        self.head = nn.Linear(W, N_CLASSES)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1])[None]
+        hidden = self.norm(self.token(ids) + self.position(places))
+        logits: Tensor = self.head(torch.tanh(hidden)).mean(1)
+        return logits
+
+
+class SideBySide(nn.Module):
+    """A layer that is called twice, by keyword, over tokens side by side; and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(W, W)
+        self.frozen = nn.Linear(W, W).requires_grad_(False)
+        self.head = nn.Linear(W, N_CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = self.layer(inputs.flatten(0, 1))
+        flat = self.layer(input=torch.relu(self.frozen(flat)))
+        turned = flat.unflatten(0, inputs.shape[:2]).transpose(0, 1).flatten(0, 1)
+        logits: Tensor = self.head(turned).unflatten(0, (T, -1)).mean(0)
+        return logits
+
+
+class Noisy(nn.Module):
+    """A parameter of a module that draws random numbers, so that rows cannot be run alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(W) + 0.5)
+        self.rate = 0.5
+        self.head = nn.Linear(W, N_CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = functional.dropout(inputs * self.scale, self.rate, self.training)
+        logits: Tensor = self.head(hidden)
         return logits
 
 
@@ -320,6 +375,7 @@ CHANGES: dict[str, Callable[[nn.Module], object]] = {
     "orthogonal": parametrizations.orthogonal,
     "weight_norm_hook": nn.utils.weight_norm,
     "spectral_norm_hook": nn.utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),  # by a hook
 }
 
 
@@ -383,7 +439,16 @@ CASES = (
     Case("tied_modules", TiedModules, of_ids),
     Case("shared_weight", lambda: SharedWeight(by_function=False), of_means),
     Case("shared_three_ways", lambda: SharedWeight(by_function=True), of_means, USED_OUTSIDE),
-    Case("linear_and_function", LinearAndFunction, of_means, USED_OUTSIDE),
+    *[
+        Case(f"linear_and_function-{p}", partial(LinearAndFunction, p), of_means, USED_OUTSIDE)
+        for p in (0.0, 0.3)
+    ],
+    Case("borrowed", Borrowed, of_means),
+    Case("frozen_in_part", _frozen_in_part, of_means),
+    Case("unused_inside_of_a_leaf", _unused_inside_of_a_leaf, of_means),
+    Case("positions", Positions, of_ids),
+    Case("side_by_side", SideBySide, of_vectors),
+    Case("noisy", Noisy, of_means),
     Case("many_calls", ManyCalls, of_vectors),
     Case("pyramid", Pyramid, of_vectors),
     Case("siamese", Siamese, _siamese),

@@ -18,8 +18,9 @@ from fairclip.clipping import ZScore
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import GradientEngine
 from tests.gradients._exactness import FACTORS, K
+from tests.gradients._inputs import N_CLASSES
 from tests.gradients._oracle import combined, group_gradients, norm
-from tests.gradients._real_models import N_CLASSES, ResNet18, bert, gpt2_classifier, group_norm
+from tests.gradients._real_models import ResNet18, bert, gpt2_classifier, group_norm
 from tests.gradients._wrappers import Checkpointed, LoRA
 
 B, T, W = 24, 8, 32

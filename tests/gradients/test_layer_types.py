@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,25 @@ from fairclip.gradients import GradientEngine, GroupGradients, _convolution, _me
 from fairclip.gradients._lookup import Lookup
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._rows import BatchRows
+from tests.gradients._exactness import K, assert_exact, assert_next_step
+from tests.gradients._inputs import CODES
 from tests.gradients._layer_cases import CASES, Made
-from tests.gradients._oracle import assert_adds_up, combined, group_gradients, norm
+from tests.gradients._oracle import assert_adds_up
 
-N_GROUPS = 4
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-9}
 BATCH_NORMS = [(nn.BatchNorm1d, (4,)), (nn.BatchNorm2d, (2, 3)), (nn.BatchNorm3d, (2, 1, 3))]
 
 
 def row_losses(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-    outputs = model(*inputs).flatten(1)
+    dtype = next(model.parameters()).dtype
+    outputs = model(*[x.to(dtype) if x.is_floating_point() else x for x in inputs]).flatten(1)
     targets = torch.arange(outputs.shape[1]).cos().to(outputs.dtype)
     losses: Tensor = (outputs - targets).square().mean(1)
     return losses
 
 
 def draw_codes(data: st.DataObject, n_rows: int) -> Tensor:
-    code = st.integers(-1, N_GROUPS - 1)
+    code = st.integers(-1, K - 1)
     several = st.lists(code, min_size=n_rows, max_size=n_rows)
     alone = code.map(lambda k: [k] * n_rows)
     return torch.tensor(data.draw(st.one_of(several, several, alone), label="codes"))
@@ -51,63 +52,40 @@ def watched(
     return engine.collect()
 
 
-def assert_agrees(
-    found: GroupGradients, parts: list[list[Tensor]], model: nn.Module, tolerance: float
-) -> None:
-    """Norms and a recombination, relative to max(||t||, max N_k)."""
-    norms = [norm(part) for part in parts[:-1]]
-    scale = max(norm(combined(parts, [1.0] * len(norms))), *norms, 1e-30)
-    squares = np.diagonal(np.asarray(found.gramian()))[:-1]
-    assert np.abs(np.sqrt(squares) - norms).max() <= tolerance * scale
-    factors = [0.5, 1.0, 0.125, 3.0][: len(norms)]
-    expected = combined(parts, factors)
-    found.recombine_(np.array(factors))
-    grads = [p.grad for p in model.parameters() if p.requires_grad]
-    difference = [
-        e - (torch.zeros_like(e) if g is None else g.double())
-        for e, g in zip(expected, grads, strict=True)
-    ]
-    assert norm(difference) <= tolerance * scale
-
-
-def as_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
-
-
-def assert_exact(made: Made, dtype: torch.dtype, all_codes: list[Tensor]) -> None:
+def assert_made_is_exact(
+    made: Made, codes: list[Tensor], dtype: torch.dtype = torch.float64
+) -> list[str]:
     """Compare a step for each of the codes; the first learns and checks."""
     model, inputs = made
-    model.to(dtype)
     # A size that is B by chance fits in two ways, which is refused.
-    batch_dim = 0 if any(len(all_codes[0]) in x.shape[1:] for x in inputs) else None
-    engine = GradientEngine(model, N_GROUPS, batch_dim=batch_dim)
-    for codes in all_codes:
-        exact = copy.deepcopy(model).double()
-        state = torch.get_rng_state()
-        found = watched(engine, model, as_dtype(inputs, dtype), codes)
-        torch.set_rng_state(state)  # the same dropout
-        losses = row_losses(exact, as_dtype(inputs, torch.float64))
-        parts = group_gradients(exact, losses, codes, N_GROUPS)
-        assert_agrees(found, parts, model, TOLERANCES[dtype])
-    engine.remove()
+    batch_dim = 0 if any(len(codes[0]) in x.shape[1:] for x in inputs) else None
+    return assert_exact(
+        model.to(dtype),
+        lambda model, _: row_losses(model, inputs),
+        codes,
+        tolerance=TOLERANCES[dtype],
+        batch_dim=batch_dim,
+    )
 
 
 def assert_case_is_exact(name: str, dtype: torch.dtype, data: st.DataObject) -> None:
     n_rows = data.draw(st.integers(1, 7), label="B")
     torch.manual_seed(data.draw(st.integers(0, 99), label="seed"))
     made = CASES[name](data.draw, n_rows)
-    assert_exact(made, dtype, [draw_codes(data, n_rows) for _ in range(2)])
+    assert not assert_made_is_exact(made, [draw_codes(data, n_rows) for _ in range(2)], dtype)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-@settings(derandomize=True, deadline=None, max_examples=20)
-@given(data=st.data())
-def test_a_layer_type_agrees_with_one_backward_pass_a_group(
-    name: str, dtype: torch.dtype, data: st.DataObject
-) -> None:
-    assert_case_is_exact(name, dtype, data)
+def test_a_layer_type_agrees_with_one_backward_pass_a_group(name: str, dtype: torch.dtype) -> None:
+    # The algebra is compared in float64; float32 needs to show its precision only.
+    @settings(derandomize=True, deadline=None, max_examples=20 if dtype == torch.float64 else 5)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        assert_case_is_exact(name, dtype, data)
+
+    check()
 
 
 # Rows are kept where that costs less, which with so few weights it never does.
@@ -183,7 +161,7 @@ class OnlyWeights(SelfAttention):
         return weights
 
 
-class Checkpointed(SelfAttention):
+class CheckpointedAttention(SelfAttention):
     n_runs = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -220,13 +198,9 @@ def lent_projection() -> nn.Module:
     return Lent()
 
 
-CODES = [torch.tensor([0, 1, 1, 3, -1, 0]), torch.tensor([2, 1, -1, 0, 1, 1])]
-
-
-@pytest.mark.filterwarnings("ignore:.*used outside of the forward pass:fairclip.FairclipWarning")
 @pytest.mark.parametrize(
     "build",
-    [OnlyWeights, Checkpointed, Windows, partly_frozen, lent_projection],
+    [OnlyWeights, CheckpointedAttention, Windows, partly_frozen, lent_projection],
     ids=lambda build: build.__name__,
 )
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -234,13 +208,17 @@ def test_an_attention_that_is_used_otherwise(build: Any, dropout: float) -> None
     torch.manual_seed(0)
     model = build()
     model.attention.dropout = dropout
-    assert_exact((model, (torch.randn(6, 4, 4),)), torch.float64, CODES)
+    messages = assert_made_is_exact((model, (torch.randn(6, 4, 4),)), CODES)
+    is_lent = build is lent_projection
+    assert ["used outside of the forward pass" in message for message in messages] == [
+        True
+    ] * is_lent
 
 
 def test_a_checkpointed_attention_is_recomputed_once() -> None:
-    checkpointed = Checkpointed()
+    checkpointed = CheckpointedAttention()
     model = nn.Sequential(nn.Linear(4, 4), checkpointed)
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     for codes in CODES:
         checkpointed.n_runs = 0
         watched(engine, model, (torch.randn(6, 3, 4),), codes)
@@ -257,7 +235,7 @@ def test_a_transformer_is_never_run_again(
     model = nn.TransformerDecoder(layer, 2)
     shapes = [(6, 4, 4), (6, 5, 4)] if batch_first else [(4, 6, 4), (5, 6, 4)]
     inputs = tuple(torch.randn(shape) for shape in shapes)
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     monkeypatch.delattr(_measure, "rerun")
     for codes in CODES:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -269,61 +247,62 @@ def test_a_transformer_is_never_run_again(
 # ------------------------------------------------------------------ batch statistics
 
 
-@pytest.mark.filterwarnings("ignore:.*batch statistics:fairclip.FairclipWarning")
 @pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
 def test_batch_norm_in_training_splits_its_own_parameters_exactly(
     kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
-    assert_exact((kind(3), (torch.randn(6, 3, *sizes),)), torch.float64, CODES)
+    (message,) = assert_made_is_exact((kind(3), (torch.randn(6, 3, *sizes),)), CODES)
+    assert "batch statistics" in message
+
+
+def behind_a_linear(kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]) -> Made:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
+    return model, (torch.randn(6, 3, *sizes),)
 
 
 @pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
 def test_batch_norm_in_training_is_exact_from_losses(
     kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
 ) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
-    inputs = torch.randn(6, 3, *sizes).double()
-    engine = GradientEngine(model, N_GROUPS)
-    engine.backward(row_losses(model, (inputs,)), CODES[0])
-    parts = group_gradients(model, row_losses(model, (inputs,)), CODES[0], N_GROUPS)
-    assert_agrees(engine.collect(), parts, model, 1e-9)
+    model, inputs = behind_a_linear(kind, sizes)
+    engine = GradientEngine(model, K)
+    assert_next_step(engine, model, lambda m, _: row_losses(m, inputs), CODES[0], how="backward")
 
 
 @pytest.mark.parametrize(("kind", "sizes"), BATCH_NORMS)
 def test_batch_norm_in_training_adds_up_before_it(
     kind: type[nn.BatchNorm2d], sizes: tuple[int, ...]
 ) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(sizes[-1], 3), kind(3), nn.Linear(3, 2)).double()
-    inputs = torch.randn(6, 3, *sizes).double()
+    model, inputs = behind_a_linear(kind, sizes)
     codes = torch.tensor([0, 2, 1, 1, 3, -1])
     with pytest.warns(FairclipWarning, match="batch statistics"):
-        assert_adds_up(model, lambda: row_losses(model, (inputs,)), codes, 1e-9)
+        assert_adds_up(model, lambda: row_losses(model, inputs), codes, 1e-9)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_statistics_are_named_with_and_without_weights(affine: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, affine=affine))
+    engine = GradientEngine(model, K)
+    with pytest.warns(FairclipWarning, match="'1' normalises by batch statistics"):
+        watched(engine, model, (torch.randn(6, 4),), CODES[0])
 
 
 # ------------------------------------------------------------------ what cannot be told apart
 
 
-@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
-def test_sparse_gradients_are_refused(kind: type[nn.Embedding]) -> None:
-    model = nn.Sequential(nn.Sequential(kind(5, 3, sparse=True)))
-    with pytest.raises(ValueError, match=r"Module '0\.0'.*sparse=False"):
-        GradientEngine(model, N_GROUPS)
-
-
 @pytest.mark.filterwarnings("ignore:.*batch statistics:fairclip.FairclipWarning")
 def test_batch_statistics_without_running_ones_are_refused() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False))
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     with pytest.raises(RuntimeError, match=r"the model.*clipper\.backward\(losses, groups\)"):
         watched(engine, model, (torch.randn(6, 3),), CODES[0])
 
 
 def test_bags_of_several_sizes_in_a_row_are_refused() -> None:
     model = nn.EmbeddingBag(7, 3)
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     ids, starts = torch.randint(7, (14,)), torch.tensor([0, 2, 3, 7, 9, 12])
     with pytest.raises(RuntimeError, match=r"the model.*clipper\.backward\(losses, groups\)"):
         watched(engine, model, (ids, starts), CODES[0])
@@ -340,10 +319,11 @@ def test_a_packed_sequence_as_the_model_s_input_is_refused() -> None:
             return last
 
     model = Last()
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     packed = pack_padded_sequence(torch.randn(5, 6, 3), torch.tensor([5, 4, 4, 2, 1, 1]))
-    with pytest.raises(ValueError, match="no input of the model has that many rows"):
-        watched(engine, model, (packed,), CODES[0])  # type: ignore[arg-type]
+    no_rows = "no input of the model has that many rows"
+    with pytest.raises(ValueError, match=no_rows), engine.watch(CODES[0]):
+        model(packed).square().mean().backward()
 
 
 def test_a_packed_sequence_as_the_model_s_output_is_refused() -> None:
@@ -357,7 +337,7 @@ def test_a_packed_sequence_as_the_model_s_output_is_refused() -> None:
             return self.layer(packed)[0]
 
     model = Packed()
-    engine = GradientEngine(model, N_GROUPS)
+    engine = GradientEngine(model, K)
     lengths = torch.tensor([5, 4, 4, 2, 1, 1])
     with pytest.raises(RuntimeError, match="padded if they are packed"), engine.watch(CODES[0]):
         model(torch.randn(6, 5, 3), lengths).data.square().mean().backward()

@@ -1,39 +1,21 @@
 """Faults planted in the engine and in real models: each is found, and named."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import GradientEngine, _rules
 from fairclip.gradients._probe import some_rows
-from tests.gradients._exactness import K, assert_exact, assert_step
-from tests.gradients._oracle import group_gradients
-from tests.gradients._real_models import N_CLASSES, N_TOKENS, ResNet18, bert, group_norm
-
-B, T = 6, 5
-CODES = [torch.tensor([0, 0, 0, 1, 2, -1]), torch.tensor([1, 0, 2, 2, -1, 0])] * 2
-_random = torch.Generator().manual_seed(0)
-IDS = torch.randint(1, N_TOKENS, (4, B, T), generator=_random)
-IMAGES = torch.randn(4, B, 3, 32, 32, generator=_random, dtype=torch.float64)
-TARGETS = torch.randint(N_CLASSES, (B,), generator=_random)
+from tests.gradients._exactness import K, assert_exact, assert_next_step, seeded
+from tests.gradients._inputs import CODES, IDS, IMAGES, B, classify_means, cross_entropy
+from tests.gradients._real_models import ResNet18, bert, group_norm
+from tests.gradients._wrappers import mlp
 
 
-def cross_entropy(logits: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, TARGETS, reduction="none")
-
-
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return build().double()
-
-
-def of_ids(model: nn.Module, step: int) -> Tensor:
+def of_texts(model: nn.Module, step: int) -> Tensor:
     return cross_entropy(model(IDS[step]).logits)
 
 
@@ -73,7 +55,7 @@ def test_a_wrong_rule_is_named_and_not_used(
 ) -> None:
     plant(monkeypatch, kind, wrong)
     check: Any = True if wrong == "half" else "first"
-    (message,) = assert_exact(seeded(bert), of_ids, CODES, check=check)  # said once
+    (message,) = assert_exact(seeded(bert), of_texts, CODES, check=check)  # said once
     assert f"'{name}'" in message
     assert "running the model again" in message
 
@@ -83,7 +65,7 @@ def test_a_wrong_rule_is_found_where_the_first_step_had_one_group_alone(
 ) -> None:
     plant(monkeypatch, nn.LayerNorm, "half")
     codes = [torch.zeros(B, dtype=torch.int64), *CODES[:2]]
-    messages = assert_exact(seeded(bert), of_ids, codes)
+    messages = assert_exact(seeded(bert), of_texts, codes)
     assert any("LayerNorm" in message for message in messages)
 
 
@@ -143,11 +125,7 @@ def test_rows_that_are_moved_on_the_way_out_are_refused(
         engine.watch(CODES[0]),
     ):
         of_rows(model, 0).mean().backward()
-    model.zero_grad()
-    losses = of_rows(model, 0)
-    parts = group_gradients(model, losses, CODES[0], K)
-    engine.backward(losses, CODES[0])  # the way out
-    assert_step(engine, model, parts, 1e-9)
+    assert_next_step(engine, model, of_rows, CODES[0], how="backward")  # the way out
 
 
 @pytest.mark.parametrize("build", [bert, lambda: ResNet18(group_norm)], ids=["bert", "resnet"])
@@ -158,6 +136,52 @@ def test_rows_that_are_moved_inside_and_put_back_are_right(build: Callable[[], n
         )
 
     assert not assert_exact(seeded(moved), of_rows, CODES)
+
+
+class Reordered(nn.Module):
+    """Runs its layers on reordered rows, and puts them back."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order = order
+        self.layers = mlp()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        n = len(inputs)
+        order = {
+            "fixed": torch.randperm(n, generator=torch.Generator().manual_seed(n)),
+            "reversed": torch.arange(n).flip(0),
+            "rolled": torch.arange(n).roll(1),
+            "sorted": inputs[:, 0].argsort(),
+        }[self.order]
+        logits: Tensor = self.layers(inputs[order])[order.argsort()]
+        return logits
+
+
+@pytest.mark.parametrize("order", ["fixed", "reversed", "rolled", "sorted"])
+def test_rows_that_are_reordered_and_put_back_are_right(order: str) -> None:
+    assert not assert_exact(seeded(lambda: Reordered(order)), classify_means, CODES)
+
+
+class Between(nn.Module):
+    def __init__(self, move: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.move = move
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.move(inputs)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [lambda rows: rows.roll(1, 0), lambda rows: rows.roll(-2, 0), lambda rows: rows - rows.mean(0)],
+    ids=["rolled", "rolled back", "centred"],
+)
+def test_rows_that_are_moved_between_layers_are_refused(move: Callable[[Tensor], Tensor]) -> None:
+    model = seeded(lambda: mlp(Between(move)))
+    engine = GradientEngine(model, K)
+    with pytest.raises(RuntimeError, match="cannot be told apart"), engine.watch(CODES[0]):
+        classify_means(model, 0).mean().backward()
 
 
 @pytest.mark.parametrize("n_rows", range(2, 33))
@@ -172,70 +196,3 @@ def test_no_roll_or_turn_of_the_rows_looks_like_none(n_rows: int) -> None:
             alone = (index.flip(0) if turn is not rows else index).roll(by)
             if not torch.equal(moved, rows):
                 assert not torch.equal(moved[index], alone), (by, turn)
-
-
-# ------------------------------------------------------------------ a missed use, and a penalty
-
-
-class Beside(nn.Module):
-    """Scores tokens with the input table, past its module, as language models did by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = bert()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        table = self.model.get_parameter("bert.embeddings.word_embeddings.weight")
-        logits: Tensor = self.model(ids).logits
-        return logits + (table[ids].mean(1) @ table.T)[:, :N_CLASSES]
-
-
-@pytest.mark.parametrize("check", ["first", True])
-def test_a_missed_use_of_a_parameter_is_named_and_exact(check: Any) -> None:
-    (message,) = assert_exact(seeded(Beside), of_rows, CODES, check=check)
-    assert "'model.bert.embeddings.word_embeddings.weight'" in message
-
-
-class Auxiliary(nn.Module):
-    """Returns a term beside its logits that mixes all rows, as a balance of experts does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.rand(T) + 0.5)
-        self.head = nn.Linear(T, N_CLASSES)
-
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = ids.double() / N_TOKENS * self.scale
-        return self.head(hidden), hidden.mean(0).square().sum()
-
-
-def test_an_output_that_mixes_rows_and_is_used_from_some_step_on_is_refused() -> None:
-    model = seeded(Auxiliary)
-    engine = GradientEngine(model, K)
-    with engine.watch(CODES[0]):
-        cross_entropy(model(IDS[0])[0]).mean().backward()
-    engine.collect()
-    model.zero_grad()
-    remedy = r"no step before used.*clipper\.backward"
-    with pytest.raises(RuntimeError, match=remedy), engine.watch(CODES[1]):
-        sum(output.mean() for output in model(IDS[1])).backward()
-
-
-def test_a_penalty_is_named_and_belongs_to_no_row() -> None:
-    model = seeded(bert)
-    engine = GradientEngine(model, K)
-    name = "classifier.weight"
-    weight = model.get_parameter(name)
-    for step in range(2):
-        parts = group_gradients(model, of_ids(model, step), CODES[step], K)
-        position = [n for n, _ in model.named_parameters()].index(name)
-        parts[-1][position] += 2 * weight.detach()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", FairclipWarning)
-            with engine.watch(CODES[step]):
-                (of_ids(model, step).mean() + weight.square().sum()).backward()
-        messages = [str(w.message) for w in caught]
-        assert len(messages) == (step == 0)
-        assert all(f"'{name}' comes from no row" in message for message in messages)
-        assert_step(engine, model, parts, 1e-9)
-        model.zero_grad()

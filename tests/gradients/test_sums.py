@@ -79,6 +79,55 @@ def test_rows_and_sums_agree_with_float64(bias: bool, data: st.DataObject) -> No
         assert norm(off) <= 1e-12 * scale
 
 
+class Mixed(nn.Module):
+    """A table, linear layers, a normalisation, and a parameter that only a re-run can serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 5)
+        self.first = nn.Linear(5, 4)
+        self.scale = nn.Parameter(torch.rand(4) + 0.5)
+        self.last = nn.Sequential(nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.first(self.table(ids)) * self.scale)
+        return outputs
+
+
+def contributions(model: nn.Module, inputs: Tensor, targets: Tensor, codes: Tensor) -> Tensor:
+    """Return what each group causes, and what is no group's, (K + 1, P); the losses are summed."""
+    engine = GradientEngine(model, N_GROUPS, batch_dim=0)
+    found = []
+    for chosen in (*torch.eye(N_GROUPS), torch.zeros(N_GROUPS)):
+        model.zero_grad()
+        with engine.watch(codes):
+            losses(model, inputs, targets).sum().backward()
+        engine.collect().recombine_(chosen)
+        found.append(torch.cat([grad.flatten() for grad in gradients(model)]))
+    engine.remove()
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("is_kept", [True, False], ids=["rows", "sums"])
+@settings(derandomize=True, deadline=None, max_examples=8)
+@given(
+    codes=st.lists(st.integers(-1, N_GROUPS - 1), min_size=9, max_size=9).map(torch.tensor),
+    cut=st.integers(1, 8),
+)
+def test_what_halves_of_the_rows_cause_adds_up(is_kept: bool, codes: Tensor, cut: int) -> None:
+    """All that is kept for a group is a sum over rows, which could be added up over processes."""
+    torch.manual_seed(0)
+    model = Mixed().double()
+    inputs, targets = torch.randint(7, (9, 3)), torch.randn(9, 3, 2).double()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Outer, "is_worth_keeping", lambda *_: is_kept)
+        whole, first, second = (
+            contributions(model, inputs[rows], targets[rows], codes[rows])
+            for rows in (slice(None), slice(cut), slice(cut, None))
+        )
+    torch.testing.assert_close(first + second, whole, rtol=0, atol=1e-12 * float(whole.norm()))
+
+
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_largest_group_that_causes_nothing_has_no_norm(dtype: torch.dtype) -> None:
@@ -152,3 +201,19 @@ def test_layers_are_told_apart() -> None:
     found.recombine_(factors)
     off = [g - e for g, e in zip(gradients(model), expected_sum, strict=True)]
     assert norm(off) <= 1e-12 * norm(expected_sum)
+
+
+def test_norms_of_a_large_layer() -> None:
+    torch.manual_seed(0)
+    size = 2000
+    model = nn.Linear(size, size, bias=False)
+    inputs = torch.rand(32, size) + 1
+    codes = torch.tensor([0] * 20 + [1] * 8 + [-1] * 4)
+    engine = GradientEngine(model, 2, check=False)
+    with engine.watch(codes):
+        model(inputs).mean().backward()
+    squares = torch.as_tensor(engine.collect().gramian()).diagonal()[:2]
+    exact = nn.Linear(size, 1, bias=False).double()  # every row of the weight has this gradient
+    parts = group_gradients(exact, exact(inputs.double()).mean(1), codes, 2)
+    expected = [norm(part) / size**0.5 for part in parts[:2]]
+    assert squares.sqrt().tolist() == pytest.approx(expected, rel=1e-6)

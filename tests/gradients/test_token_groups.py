@@ -1,6 +1,7 @@
 """Codes by token, (B, T): each is a row where none sees another. Shapes: B rows, T tokens."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from fairclip import FairClipper, NormCap
 from fairclip.gradients import GradientEngine
-from tests.gradients._exactness import K, Losses, assert_exact, assert_step
-from tests.gradients._oracle import group_gradients, norm
-
-W = 4
-N_CLASSES = 3
-N_TOKENS = 11
+from tests.gradients._exactness import K, Losses, assert_exact, assert_next_step, seeded
+from tests.gradients._inputs import N_CLASSES, N_TOKENS, W
+from tests.gradients._oracle import norm
+from tests.gradients._wrappers import Checkpointed
 
 
 class Scale(nn.Module):
@@ -34,7 +32,7 @@ class Scale(nn.Module):
 
 
 class Flattened(nn.Module):
-    """Puts all tokens side by side on the way."""
+    """Puts all tokens side by side on the way, and returns a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,10 +40,9 @@ class Flattened(nn.Module):
         self.scale = Scale(6)
         self.head = nn.Linear(6, N_CLASSES)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
         hidden = self.scale(torch.relu(self.first(inputs.flatten(0, 1))))
-        logits: Tensor = self.head(hidden).unflatten(0, inputs.shape[:2])
-        return logits
+        return {"logits": self.head(hidden).unflatten(0, inputs.shape[:2])}
 
 
 class Bigram(nn.Module):
@@ -63,16 +60,6 @@ class Bigram(nn.Module):
         return logits
 
 
-class Checkpointed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.block = nn.Sequential(nn.Linear(W, 6), Scale(6), nn.GELU())
-        self.head = nn.Linear(6, N_CLASSES)
-
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.head(checkpoint(self.block, inputs, use_reentrant=False))}
-
-
 ALONE: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: nn.Sequential(
         nn.Linear(W, 6), nn.LayerNorm(6), nn.ReLU(inplace=True), nn.Linear(6, N_CLASSES)
@@ -84,13 +71,8 @@ ALONE: dict[str, Callable[[], nn.Module]] = {
     "weight_norm": lambda: nn.Sequential(
         nn.utils.parametrizations.weight_norm(nn.Linear(W, 6)), nn.Tanh(), nn.Linear(6, N_CLASSES)
     ),
-    "checkpointed": Checkpointed,
+    "checkpointed": partial(Checkpointed, "function"),
 }
-
-
-def seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    return build().double()
 
 
 def token_losses(name: str, shapes: list[tuple[int, int]]) -> Losses:
@@ -201,11 +183,7 @@ def test_tokens_that_see_others_are_refused_and_have_a_way_out(name: str) -> Non
     with pytest.raises(RuntimeError, match=remedy), engine.watch(CODES):
         LOSSES(model, 0).mean().backward()
     for step in range(2):
-        model.zero_grad()
-        losses = LOSSES(model, step)
-        parts = group_gradients(model, losses.flatten(), CODES.flatten(), K)
-        engine.backward(losses, CODES)
-        assert_step(engine, model, parts, 1e-9)
+        assert_next_step(engine, model, LOSSES, CODES, step=step, how="backward")
 
 
 @pytest.mark.parametrize("function", [lambda x: x.mean(1), lambda x: x.mean()], ids=["B", "loss"])

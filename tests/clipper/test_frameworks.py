@@ -13,9 +13,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from fairclip import FairClipper
+from tests.clipper._inputs import COUNTS, EVERY, Batch, lagged, make_batches, mlp, row_losses
+from tests.clipper._properties import assert_same, is_measured, parts_of, step, weighed_step
 from tests.gradients._oracle import norm
-from tests.test_clipper import COUNTS, Batch, assert_same, make_batches, mlp, parts_of, row_losses
-from tests.weigh.test_weigh import CAP, EVERY, is_measured, lagged, step
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def train_alone(batches: list[Batch]) -> tuple[nn.Module, FairClipper]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     clipper = lagged(model)
     for batch in batches:
-        step(clipper, model, batch)
+        weighed_step(clipper, model, batch)
         optimizer.step()
         optimizer.zero_grad()
     return model, clipper
@@ -110,14 +110,15 @@ def one_rank() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_one_process_of_a_group_is_as_none() -> None:
+@pytest.mark.parametrize("take", [step, weighed_step])
+def test_one_process_of_a_group_is_as_none(take: Any) -> None:
     model = mlp()
     clipper = lagged(model)
     first, second = make_batches(2)
-    step(clipper, model, first)
+    take(clipper, model, first)
     model.zero_grad()
     parts = parts_of(model, second)
-    record = step(clipper, model, second)
+    record = take(clipper, model, second)
     assert is_measured(record)
     for k, part in enumerate(parts[:-1]):
         if record.counts[k]:
@@ -129,7 +130,7 @@ def test_a_sharded_model_is_refused() -> None:
     model = mlp()
     fully_shard(model)
     with pytest.raises(NotImplementedError, match="sharded"):
-        FairClipper(model, CAP, group_counts=COUNTS)
+        FairClipper(model, group_counts=COUNTS)
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,5 +142,7 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
     with pytest.raises(NotImplementedError, match="2 processes"):
         clipper.weigh(losses, batch[2])
+    with pytest.raises(NotImplementedError, match="2 processes"), clipper.watch(batch[2]):
+        pass
     with pytest.raises(NotImplementedError, match="2 processes"):
-        FairClipper(mlp(), CAP, group_counts=COUNTS)
+        FairClipper(mlp(), group_counts=COUNTS)

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import chain, islice, pairwise, repeat
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -26,9 +27,14 @@ def adult() -> tuple[Tensor, Tensor, Tensor, GroupEncoder]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("within", ["all", "label"])
-def test_lagged_factors_are_the_exact_ones_to_a_few_percent(
-    within: str, adult: tuple[Tensor, Tensor, Tensor, GroupEncoder]
+@pytest.mark.parametrize(
+    ("within", "in_the_mean", "in_95_of_100"), [("all", 0.07, 0.18), ("label", 0.035, 0.09)]
+)
+def test_lagged_factors_are_near_the_exact_ones_where_the_cap_acts(
+    within: Literal["all", "label"],
+    in_the_mean: float,
+    in_95_of_100: float,
+    adult: tuple[Tensor, Tensor, Tensor, GroupEncoder],
 ) -> None:
     inputs, targets, codes, encoder = adult
     torch.manual_seed(0)
@@ -55,6 +61,9 @@ def test_lagged_factors_are_the_exact_ones_to_a_few_percent(
         optimizer.step()
         optimizer.zero_grad()
     lag, right = torch.stack(found)[N_FIRST:], torch.stack(expected)[N_FIRST:]
-    assert right.min() < 0.9  # the cap acts
-    assert (lag / right - 1).abs().mean() < 0.06
-    assert (lag.mean(0) / right.mean(0) - 1).abs().max() < 0.06
+    acts = (right - 1).abs() > 1e-3  # factors that are 1 in both would dilute the error
+    assert acts.double().mean() > 0.4
+    off = (lag / right - 1)[acts].abs()
+    assert off.mean() < in_the_mean
+    assert off.quantile(0.95) < in_95_of_100
+    assert (lag.mean(0) / right.mean(0) - 1).abs().max() < 0.04

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from tests.clipper._inputs import EVERY, lagged, make_batches, row_losses
+from tests.clipper._properties import assert_close, grads, is_measured, parts_of, warm
+from tests.clipper._properties import weighed_step as step
 from tests.gradients._oracle import combined, norm
-from tests.test_clipper import assert_close, grads, make_batches, parts_of, row_losses
-from tests.weigh.test_weigh import EVERY, is_measured, lagged, step, warm
 
 
 class Net(nn.Module):
