@@ -12,6 +12,7 @@ from fairclip.gradients._call import Call, Pattern
 from fairclip.gradients._compare import precision
 from fairclip.gradients._layout import Shape
 from fairclip.gradients._probe import Layouts
+from fairclip.gradients._sums import Sums
 
 
 def tolerance(calls: Sequence[Call]) -> float:
@@ -20,10 +21,8 @@ def tolerance(calls: Sequence[Call]) -> float:
     return min(math.sqrt(eps), 2.0**-5)  # bfloat16's root would let a small use pass
 
 
-def differing(
-    totals: Mapping[str, Tensor], sums: Mapping[str, Tensor], tolerance: float
-) -> list[str]:
-    """Return the parameters whose sums (S, *shape) over all parts do not add up to their total.
+def differing(totals: Mapping[str, Tensor], sums: Sums, tolerance: float) -> list[str]:
+    """Return the parameters whose sums over all parts do not add up to their total.
 
     Differences are relative to the largest of the terms; below ``10 * tolerance**2`` (at
     most 1e-3) times the norm of the whole gradient they are rounding.
@@ -31,7 +30,8 @@ def differing(
     floor = min(10 * tolerance**2, 1e-3) * _norm(totals.values())
     found = []
     for name, total in totals.items():
-        parts = sums[name].unbind() if name in sums else ()
+        found_sums = sums.get(name)
+        parts = () if found_sums is None else found_sums.unbind()
         difference = _norm([total - sum(parts, torch.zeros_like(total))])
         scale = max(_norm([tensor]) for tensor in (total, *parts))
         # Not >, so that nan counts as a difference unless the gradient itself is not finite.

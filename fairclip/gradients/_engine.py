@@ -18,7 +18,7 @@ from fairclip.gradients._owners import Structure, find_owners, trainable_modules
 from fairclip.gradients._pending import Pending
 from fairclip.gradients._recorder import CallRecorder
 from fairclip.gradients._replay import without_autocast
-from fairclip.gradients._rows import BatchRows, Slots
+from fairclip.gradients._rows import BatchRows
 from fairclip.gradients._sums import Sums
 from fairclip.gradients._supported import check_single_process, trainable_parameters
 
@@ -34,8 +34,8 @@ class GradientEngine:
     Args:
         model: The user's; its own hooks, mode and random numbers stay as they are.
         n_groups: K.
-        check: Compare the sum over all groups with ``.grad``: in the first step, always, or never.
-            Always also finds the rows anew in each step.
+        check: Compare the sum over all groups with ``.grad``: in steps 1, 2, 4, 8, ... ("first"),
+            always, or never. Always also finds the rows anew in each step.
         batch_dim: The dimension of the model's inputs that holds the rows; None finds out.
 
     Attributes:
@@ -314,26 +314,26 @@ class GradientEngine:
                 self._leave_unmeasured(rows)
                 return
             learner.learn(calls, reached, rows, names)
-        if learner.must_check(is_first_window=self._pending is None):
-            learner.check(reached, self._slots(rows), names)
-            self._ledger.remember_size()
-        rest = self._rest(rows)
-        measurement = self._measurement
-        if measurement is None:
-            measurement = learner.measurement(self._slots(rows, without=rest))
+        must_check = self._must_check()
+        measurement = self._measurement or self._measure(rows)
         sums = measurement.finish(reached, {name: self._parameters[name] for name in names})
-        self._add(sums, rows, rest)
+        if must_check:
+            sums = learner.check(sums, reached, names)
+            self._ledger.remember_size()
+        self._add(sums, rows, self._rest(rows))
 
     def _prepare(self, rows: BatchRows) -> Measurement | None:
-        """Return what uses gradients as they come, None where a window teaches or is checked."""
-        learner = self._learner
-        if learner.is_learning or learner.must_check(is_first_window=self._pending is None):
-            return None
-        return learner.measurement(self._slots(rows, without=self._rest(rows)))
+        """Return what uses gradients as they come, None where a window teaches."""
+        return None if self._learner.is_learning else self._measure(rows)
 
-    def _slots(self, rows: BatchRows, without: int | None = None) -> Slots:
-        parts = [part for part in rows.present() if part != without]
-        return rows.slots(parts, self._place_then[0])
+    def _measure(self, rows: BatchRows) -> Measurement:
+        rest, is_checked = self._rest(rows), self._must_check()
+        parts = [part for part in rows.present() if is_checked or part != rest]
+        slots = rows.slots(parts, self._place_then[0])
+        return self._learner.measurement(slots, is_checked=is_checked)
+
+    def _must_check(self) -> bool:
+        return self._learner.must_check(is_first_window=self._pending is None)
 
     def _leave_unmeasured(self, rows: BatchRows) -> None:
         if self._pending is None:

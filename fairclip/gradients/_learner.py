@@ -23,6 +23,7 @@ from fairclip.gradients._probe import find_layouts
 from fairclip.gradients._recorder import CallRecorder, Detail
 from fairclip.gradients._rerun import irreproducible, runs_alone
 from fairclip.gradients._rows import BatchRows, Slots
+from fairclip.gradients._sums import Sums
 
 
 class Learner:
@@ -88,14 +89,16 @@ class Learner:
         So steps 2, 4, 8, ... are checked as well, unless none is to be.
         """
         self._n_steps += 1
-        if self._check == "first" and self._n_steps & (self._n_steps + 1) == 0:
+        is_due = self._n_steps & (self._n_steps + 1) == 0
+        if self._check == "first" and is_due and not self.is_learning:
             self.is_unchecked = True
-            self._record_everything()
+            self._record_what_is_needed()
 
     def learn(
         self, calls: Sequence[Call], reached: Sequence[Call], rows: BatchRows, names: Sequence[str]
     ) -> None:
         """Find the rows of every tensor, and decide which calls serve which parameter."""
+        self._warn_of_batch_norm()
         if self._knows_one_row:
             self._plan = Plan()
         self._knows_one_row = rows.n_rows == 1
@@ -114,17 +117,27 @@ class Learner:
         """Say whether a window is to be checked: the first of a step, when `check` asks for it."""
         return is_first_window and (self._check is True or self.is_unchecked)
 
-    def check(self, calls: Sequence[Call], slots: Slots, names: Sequence[str]) -> None:
-        """Compute every part and add up; what does not, is missed rows or a penalty."""
-        grads = self._grads(names)
-        self._check_sums(calls, slots, grads)
-        # One part alone cannot be wrong, and where nothing is finite nothing was compared.
-        self.is_unchecked = len(slots.parts) < 2 or not is_finite(grads.values())
-        self._record_what_is_needed()
+    def check(self, sums: Sums, calls: Sequence[Call], names: Sequence[str]) -> Sums:
+        """Return the sums over every part, put right where they do not add up to the gradient.
 
-    def measurement(self, slots: Slots) -> Measurement:
-        """Return what measures the rows of these slots."""
-        return Measurement(self._plan, self._owners, slots)
+        Either rows were missed, or there is a penalty.
+        """
+        self._warn_of_batch_norm()
+        grads = self._grads(names)
+        sums = self._put_right(sums, calls, grads)
+        # One part alone cannot be wrong, and where nothing is finite nothing was compared.
+        self.is_unchecked = len(sums.slots.parts) < 2 or not is_finite(grads.values())
+        if not self.is_learning:  # else what is new is yet to come again
+            self._record_what_is_needed()
+        return sums
+
+    def measurement(self, slots: Slots, *, is_checked: bool) -> Measurement:
+        """Return what measures the rows of these slots; for a check those of every part."""
+        return Measurement(self._plan, self._owners, slots, keep_outermost=is_checked)
+
+    def _warn_of_batch_norm(self) -> None:
+        if not self._warned_of_batch_norm:
+            self._warned_of_batch_norm = warn_of_batch_norm(self._model)
 
     def _record_everything(self) -> None:
         """Record all that there is to learn from and to check."""
@@ -133,36 +146,37 @@ class Learner:
 
     def _record_what_is_needed(self) -> None:
         """Record what the plan needs, and any call that it does not know."""
-        if not self._warned_of_batch_norm:
-            self._warned_of_batch_norm = warn_of_batch_norm(self._model)
         self._served = self._plan.served()
-        if self._check is True or self.is_unchecked:
-            return  # it learns in every step, and a check may have to find another way
+        if self._check is True:
+            return  # it learns in every step
         self.is_learning = False
         details: dict[str, Detail] = dict.fromkeys(self._owners, "call")
-        replayed = [name for name, served in self._plan.by_rerun.items() if served]
+        replayed = {name for name, served in self._plan.by_rerun.items() if served}
+        if self.is_unchecked:
+            replayed |= self._plan.outermost  # they may have to serve more
         details.update(dict.fromkeys(replayed, "replay"))
         self._recorder.hook(details, self._plan.outermost)
 
-    def _check_sums(self, calls: Sequence[Call], slots: Slots, grads: Mapping[str, Tensor]) -> None:
+    def _put_right(self, sums: Sums, calls: Sequence[Call], grads: Mapping[str, Tensor]) -> Sums:
         error = tolerance(calls)
-        sums = self._sums(self._plan, calls, slots, grads)
         missing = differing(grads, sums, error)
         if not missing:
-            return
+            return sums
         grads = {name: grads[name] for name in missing}
         # The outputs of the outermost modules know all that rows can cause.
         plan = self._plan.copy()
         for name in missing:
             plan.hand_over(name, [], calls)
-        _find_alone(plan, calls, slots.n_rows)
-        again = self._sums(plan, calls, slots, grads)
+        _find_alone(plan, calls, sums.slots.n_rows)
+        again = self._sums(plan, calls, sums.slots, grads)
         if differing(grads, again, error):
             plan.run_together()  # a backward pass may depend on others
-            again = self._sums(plan, calls, slots, grads)
+            again = self._sums(plan, calls, sums.slots, grads)
+        found = {name: again.get(name) for name in missing}
         # Not the other way around: what is not finite has no difference to anything.
-        right = {n: again[n].sum(0) if n in again else grads[n] * 0 for n in missing}
-        if moved := differing(right, sums, error):
+        right = {n: grads[n] * 0 if x is None else x.sum(0) for n, x in found.items()}
+        moved = differing(right, sums, error)
+        if moved:
             warn_of_missed_rows(moved)
             for name in set(missing).difference(moved):
                 plan.keep(name, self._plan)
@@ -172,13 +186,14 @@ class Learner:
             if not self.has_penalty:
                 warn_of_penalty(penalised)
             self.has_penalty = True
+        return sums.with_dense({name: found[name] for name in moved})
 
     def _sums(
         self, plan: Plan, calls: Sequence[Call], slots: Slots, grads: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    ) -> Sums:
         """Return what the rows of each slot caused in the parameters that ``grads`` are of."""
         parameters = {name: self._parameters[name] for name in grads}
-        return Measurement(plan, self._owners, slots).finish(calls, parameters).all_dense()
+        return Measurement(plan, self._owners, slots).finish(calls, parameters)
 
     def _grads(self, names: Sequence[str]) -> dict[str, Tensor]:
         grads = {name: self._parameters[name].grad for name in names}

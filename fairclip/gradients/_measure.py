@@ -25,16 +25,20 @@ class Measurement:
         plan: How calls are served.
         owners: Which module holds which parameters.
         slots: Whose rows are looked at.
+        keep_outermost: Leave outermost calls as they are until the end, for another look at them.
     """
 
-    def __init__(self, plan: Plan, owners: Owners, slots: Slots) -> None:
+    def __init__(
+        self, plan: Plan, owners: Owners, slots: Slots, *, keep_outermost: bool = False
+    ) -> None:
         self._plan = plan
+        self._keep_outermost = keep_outermost
         self._owners = owners
         self._sums = Sums(slots)
 
     def receive(self, call: Call, grad: Tensor) -> bool:
         """Serve a call by its rule when a gradient has come; say whether that was all of it."""
-        if not self._plan.knows(call):
+        if not self._plan.knows(call) or (self._keep_outermost and call.is_outermost):
             return False
         route = self._plan.route(call, self._owners)
         if not route.by_rule or route.by_rerun or route.rule is None:

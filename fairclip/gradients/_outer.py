@@ -47,12 +47,20 @@ class Outer:
 
     def sums(self, slots: Slots) -> dict[str, Tensor]:
         """Work the sums out, (S, *shape) for each parameter."""
-        sums = {}
-        if self.weight is not None:
-            sums[self.weight] = self._products(slots).view(-1, *self.shape)
-        if self.bias is not None:
-            sums[self.bias] = slots.sums(self.grads)
-        return sums
+        return {name: self.sum_of(name, slots) for name in self.names()}
+
+    def sum_of(self, name: str, slots: Slots) -> Tensor:
+        """Work out those of one parameter, (S, *shape)."""
+        if name == self.weight:
+            return self._products(slots).view(-1, *self.shape)
+        return slots.sums(self.grads)
+
+    def without(self, rows: slice) -> "Outer":
+        """Return the same without some of the rows."""
+        inputs, grads = (
+            torch.cat((x[: rows.start], x[rows.stop :])) for x in (self.inputs, self.grads)
+        )
+        return replace(self, inputs=inputs, grads=grads)
 
     def _products(self, slots: Slots) -> Tensor:
         n_slots = len(slots.sizes)

@@ -28,6 +28,17 @@ class Slots:
         """Return slots of sums whose rows are gone."""
         return Slots(tuple(parts), (), self.index[:0], 0, ())
 
+    def without(self, slot: int) -> "Slots":
+        """Return the others."""
+        start = sum(self.sizes[:slot])
+        return Slots(
+            _cut(self.parts, slot),
+            _cut(self.sizes, slot),
+            torch.cat((self.index[:start], self.index[start + self.sizes[slot] :])),
+            self.n_rows,
+            self.shape,
+        )
+
     def gather(self, rows: Tensor) -> Tensor:
         """Return the slots' rows of ``rows`` (B * m, ...), slot by slot, (M, ...)."""
         m = rows.shape[0] // self.n_rows
@@ -117,6 +128,10 @@ class BatchRows:
         sizes = tuple([self.counts[part] for part in parts])
         on_device = to_device(torch.from_numpy(index), device)
         return Slots(tuple(parts), sizes, on_device, self.n_rows, self.shape)
+
+
+def _cut(values: tuple[int, ...], place: int) -> tuple[int, ...]:
+    return values[:place] + values[place + 1 :]
 
 
 def count_codes(codes: np.ndarray, n_groups: int) -> np.ndarray:

@@ -60,13 +60,39 @@ class Sums:
 
     def without(self, part: int) -> "Sums":
         """Return the sums of the other parts."""
-        slot, parts = self.slots.parts.index(part), list(self.slots.parts)
-        del parts[slot]
-        dense = {
-            name: torch.cat((tensor[:slot], tensor[slot + 1 :]))
-            for name, tensor in self.all_dense().items()
-        }
-        return Sums(self.slots.without_rows(parts), dense)
+        slot = self.slots.parts.index(part)
+        others = Sums(
+            self.slots.without(slot)
+            if self.slots.sizes
+            else self.slots.without_rows([p for p in self.slots.parts if p != part])
+        )
+        if others.slots.parts:
+            others.dense = {
+                name: torch.cat((tensor[:slot], tensor[slot + 1 :]))
+                for name, tensor in self.dense.items()
+            }
+            for outer in self.outers():
+                rest = outer.without(self.slots.slices(outer.grads)[slot])
+                others.outer.update(dict.fromkeys(rest.names(), rest))
+        return others
+
+    def with_dense(self, found: Mapping[str, Tensor | None]) -> "Sums":
+        """Return the same with other sums for some parameters; None where rows cause nothing."""
+        changed = Sums(self.slots, dict(self.dense), dict(self.outer))
+        for outer in self.outers():
+            if not found.keys().isdisjoint(outer.names()):
+                changed._work_out(outer)
+        for name, tensor in found.items():
+            changed.dense.pop(name, None)
+            if tensor is not None:
+                changed.dense[name] = tensor
+        return changed
+
+    def get(self, name: str) -> Tensor | None:
+        """Return the sums of one parameter, worked out; None where rows cause nothing."""
+        if outer := self.outer.get(name):
+            return outer.sum_of(name, self.slots)
+        return self.dense.get(name)
 
     def of(self, names: Collection[str]) -> "Sums":
         """Return the sums of these parameters alone."""
