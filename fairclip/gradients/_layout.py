@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -64,6 +65,13 @@ class Layout:
         elif self.order == "row_minor":
             rows = rows.transpose(0, 1).flatten(0, 1)
         return rows if self.dim == 0 else rows.movedim(0, self.dim)
+
+    def exchange(self, tensor: Tensor, n_rows: int, index: Tensor) -> Tensor:
+        """Return the tensor with the row after it in the place of each of the rows `index`."""
+        exchanged = tensor.clone(memory_format=torch.contiguous_format)  # so rows are a view
+        other = self.rows(tensor, n_rows).index_select(0, (index + 1) % n_rows)
+        self.rows(exchanged, n_rows).index_copy_(0, index, other)
+        return exchanged
 
     def keep(self, tensor: Tensor, n_rows: int, index: Tensor) -> Tensor:
         """Return the tensor with zeros in place of all rows but `index`."""

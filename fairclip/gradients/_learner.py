@@ -17,6 +17,7 @@ from fairclip.gradients._checks import (
     warn_of_penalty,
 )
 from fairclip.gradients._measure import Measurement
+from fairclip.gradients._mixing import mixed_in_training
 from fairclip.gradients._owners import Owners
 from fairclip.gradients._plan import Plan
 from fairclip.gradients._probe import find_layouts
@@ -104,7 +105,10 @@ class Learner:
         self._knows_one_row = rows.n_rows == 1
         plan = self._plan
         plan.transformed.update(call.key[0] for call in calls if call.is_transformed)
-        plan.learn(reached, find_layouts(calls, rows.shape, self._recorder, self._batch_dim))
+        layouts = find_layouts(calls, rows.shape, self._recorder, self._batch_dim)
+        for key in mixed_in_training(calls, layouts, rows.n_rows, self._recorder):
+            del layouts[key]
+        plan.learn(reached, layouts)
         check_outermost(reached, plan.layouts, rows.shape)
         plan.outermost.update(call.key[0] for call in reached if call.is_outermost)
         self.n_code_dims = len(rows.shape)

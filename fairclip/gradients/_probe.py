@@ -51,23 +51,28 @@ def find_layouts(
         ValueError: If no input has B rows, or if two dimensions hold them equally well.
     """
     found: dict[Key, tuple[Layouts, list[Any]]] = {}
-    ended: Counter[str] = Counter()
-    inside: Counter[str] = Counter()
-    for call in calls:
-        inside[call.key[0]] += 1
-        if not call.is_outermost:
-            continue
-        if call.is_reached:
-            layouts, leaves = _of_entry(call, shape, recorder, batch_dim)
-            for name, ordinal in layouts:
-                of_call = layouts[name, ordinal], leaves[name, ordinal]
-                found[name, ended[name] + ordinal] = of_call
-        ended.update(inside)
-        inside.clear()
+    for entry, ended in outermost_calls(calls):
+        layouts, leaves = _of_entry(entry, shape, recorder, batch_dim)
+        for name, ordinal in layouts:
+            of_call = layouts[name, ordinal], leaves[name, ordinal]
+            found[name, ended[name] + ordinal] = of_call
     known = {
         call.key: _of_call(call, shape, *found[call.key]) for call in calls if call.key in found
     }
     return {key: layouts for key, layouts in known.items() if layouts is not None}
+
+
+def outermost_calls(calls: Sequence[Call]) -> Iterator[tuple[Call, Counter[str]]]:
+    """Yield those that gradients came back to, with how many calls of each module ended before."""
+    ended: Counter[str] = Counter()
+    inside: Counter[str] = Counter()
+    for call in calls:
+        inside[call.key[0]] += 1
+        if call.is_outermost:
+            if call.is_reached:
+                yield call, ended
+            ended.update(inside)
+            inside.clear()
 
 
 def _of_call(call: Call, shape: Shape, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
@@ -109,10 +114,10 @@ def _of_entry(
     orders = irregular, irregular.sort().values  # a model may insist on rows sorted by length
     autocast = False  # low precision hides wrong rows
     try:
-        whole = _run(entry, entry.inputs, recorder, autocast=autocast)
+        whole = run(entry, entry.inputs, recorder, autocast=autocast)
     except Exception:  # a model may need it
         autocast = True
-        whole = _run(entry, entry.inputs, recorder, autocast=autocast)
+        whole = run(entry, entry.inputs, recorder, autocast=autocast)
     eps = precision(entry, chain.from_iterable(whole.values()), autocast=autocast)
     best, best_score, is_tied, failure = None, (0, 0, 0), False, None
     choices = _choices(entry, shape, batch_dim)
@@ -123,7 +128,7 @@ def _of_entry(
                 for leaf, layout in zip(entry.inputs, guess, strict=True)
             ]
             try:
-                part = _run(entry, part_inputs, recorder, autocast=autocast)
+                part = run(entry, part_inputs, recorder, autocast=autocast)
                 break
             except Exception as error:  # a wrong guess may fail in any way the model can
                 failure = failure or error
@@ -207,14 +212,19 @@ def _guesses(choices: list[list[Layout]]) -> Iterator[list[Layout]]:
     yield from (guess for guess in guesses if any(map(has_rows, guess)))
 
 
-def _run(
-    entry: Call, inputs: list[Any], recorder: CallRecorder, *, autocast: bool
+def run(
+    entry: Call,
+    inputs: list[Any],
+    recorder: CallRecorder,
+    *,
+    evaluate: bool = True,
+    autocast: bool = True,
 ) -> dict[Key, list[Any]]:
-    """Run an outermost call in evaluation; return the leaves of every call, itself included."""
+    """Run an outermost call again; return the leaves of every call, itself included."""
     args, kwargs = pytree.tree_unflatten(detached(inputs), entry.spec)
     snapshot = entry.snapshot or Snapshot.of(entry.module)
     with (
-        snapshot.restored(entry.module, evaluate=True, autocast=autocast),
+        snapshot.restored(entry.module, evaluate=evaluate, autocast=autocast),
         recorder.probing() as calls,
     ):
         entry.module(*args, **kwargs)

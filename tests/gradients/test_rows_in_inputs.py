@@ -9,7 +9,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from fairclip.gradients import GradientEngine
 from tests.gradients._exactness import K, assert_exact, seeded
-from tests.gradients._inputs import CODES, VECTORS, B, Batch, T, W, cross_entropy
+from tests.gradients._inputs import (
+    CODES,
+    N_CLASSES,
+    VECTORS,
+    B,
+    Batch,
+    T,
+    W,
+    classify_means,
+    cross_entropy,
+)
 from tests.gradients._wrappers import Positions
 
 
@@ -282,3 +292,36 @@ def test_rows_sorted_by_length_are_found_anew_in_every_checked_step() -> None:
         CODES[:3],
         check=True,
     )
+
+
+class OnlyInTraining(nn.Module):
+    """Moves or mixes rows in training, as shuffled normalisation and mixup do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(W, W)
+        self.head = nn.Linear(W, N_CLASSES)
+        self.how = how
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        order = torch.randperm(len(inputs)) if self.training else torch.arange(len(inputs))
+        if self.how == "moved and put back":
+            hidden = torch.tanh(self.hidden(inputs[order]))[order.argsort()]
+        else:
+            hidden = torch.tanh(self.hidden(inputs))
+            hidden = 0.7 * hidden + 0.3 * hidden[order] if self.training else hidden
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+@pytest.mark.parametrize("check", ["first", True])
+def test_rows_that_training_moves_and_puts_back(check: Any) -> None:
+    model = seeded(lambda: OnlyInTraining("moved and put back"))
+    assert not assert_exact(model, classify_means, CODES, check=check)
+
+
+def test_rows_that_training_mixes_are_refused() -> None:
+    model = seeded(lambda: OnlyInTraining("mixed"))
+    engine = GradientEngine(model, K)
+    with pytest.raises(RuntimeError, match="rows are mixed"), engine.watch(CODES[0]):
+        classify_means(model, 0).mean().backward()

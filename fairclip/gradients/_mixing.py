@@ -1,0 +1,92 @@
+"""Find what training does to the rows, and evaluation does not: it mixes them, or moves them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+
+from fairclip.gradients._call import Call, Key
+from fairclip.gradients._compare import is_close, precision
+from fairclip.gradients._probe import Layouts, has_rows, outermost_calls, run, some_rows
+from fairclip.gradients._recorder import CallRecorder
+
+
+def mixed_in_training(
+    calls: Sequence[Call], layouts: Mapping[Key, Layouts], n_rows: int, recorder: CallRecorder
+) -> list[Key]:
+    """Return the calls in which a row depends on others, or is not where its layout says.
+
+    Each outermost call is run once more as it was, with other rows in the place of some: all the
+    rest must stay as they were. Where a forward pass is not repeated by the random numbers of torch
+    nothing can be said, and with batch statistics all rows depend on each other.
+    """
+    if n_rows == 1:
+        return []
+    by_key = {call.key: call for call in calls}
+    mixed: list[Key] = []
+    for entry, ended in outermost_calls(calls):
+        if entry.key not in layouts or _has_batch_statistics(entry):
+            continue
+        device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), None)
+        index = some_rows(n_rows, device or torch.device("cpu"))
+        exchanged = _exchanged(entry, layouts[entry.key], n_rows, index)
+        rest = torch.ones(n_rows, dtype=torch.bool).index_fill_(0, index.cpu(), False)
+        others = rest.nonzero().flatten().to(index.device)
+        suspects = []
+        for inputs in (exchanged, entry.inputs):
+            try:
+                leaves = run(entry, inputs, recorder, evaluate=False)
+            except Exception:  # a model may dislike rows in another order in any way it can
+                suspects.append(set[Key]())
+                break
+            found = {(name, ended[name] + ordinal): x for (name, ordinal), x in leaves.items()}
+            eps = precision(entry, [x for leaf in leaves.values() for x in leaf])
+            suspects.append(
+                {
+                    key
+                    for key in layouts.keys() & found.keys()
+                    if not _keeps(by_key[key], found[key], layouts[key], n_rows, others, eps)
+                }
+            )
+            if not suspects[0]:
+                break
+        mixed += suspects[0] - suspects[-1] if len(suspects) > 1 else []
+    return mixed
+
+
+def _exchanged(call: Call, layouts: Layouts, n_rows: int, index: Tensor) -> list[Any]:
+    """Return the inputs with other rows in the place of some.
+
+    Whole numbers, one a row, stay: of lengths it may depend how many random numbers are drawn.
+    """
+    with_rows = [i for i, layout in enumerate(layouts[: len(call.inputs)]) if has_rows(layout)]
+    chosen = [i for i in with_rows if call.inputs[i].ndim > 1 or call.inputs[i].is_floating_point()]
+    exchanged = list(call.inputs)
+    for i in chosen or with_rows:
+        layout = layouts[i]
+        assert layout is not None
+        exchanged[i] = layout.exchange(exchanged[i], n_rows, index)
+    return exchanged
+
+
+def _keeps(
+    call: Call, found: Sequence[Any], layouts: Layouts, n_rows: int, others: Tensor, eps: float
+) -> bool:
+    """Say whether the other rows of what a call took and gave are as they were."""
+    leaves = [*call.inputs, *call.outputs]
+    return len(leaves) == len(found) and all(
+        leaf.shape == now.shape
+        and is_close(
+            layout.rows(leaf, n_rows).index_select(0, others),
+            layout.rows(now, n_rows).index_select(0, others),
+            eps,
+        )
+        for leaf, now, layout in zip(leaves, found, layouts, strict=True)
+        if layout is not None and has_rows(layout)
+    )
+
+
+def _has_batch_statistics(entry: Call) -> bool:
+    return any(isinstance(m, _NormBase) and m.training for m in entry.module.modules())
