@@ -107,7 +107,7 @@ class CallRecorder:
 
     def stop(self) -> list[Call]:
         """Record no more; return the calls since `start`."""
-        self._is_on = False
+        self._is_on, self._receiver = False, None
         calls, self._calls = self._calls, []
         return calls
 

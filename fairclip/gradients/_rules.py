@@ -20,8 +20,10 @@ from fairclip.gradients._lookup import Lookup
 from fairclip.gradients._outer import Outer
 from fairclip.gradients._rows import Slots
 
-Sums = dict[str, Tensor]
-Rule = Callable[[nn.Module, Tensor, Tensor, Slots], Sums | Outer]
+BySlot = dict[str, Tensor]
+"""For each parameter what the rows of each slot caused, (S, *shape)."""
+
+Rule = Callable[[nn.Module, Tensor, Tensor, Slots], BySlot | Outer]
 
 
 def _needs(module: nn.Module, name: str) -> bool:
@@ -41,7 +43,7 @@ def _linear(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> O
     )
 
 
-def _conv1d(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _conv1d(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     """Sum for transformers' Conv1D, a linear layer whose weight is (d_in, d_out)."""
     x = slots.gather(inputs.to(grads.dtype)).flatten(0, -2)
     d = slots.gather(grads).flatten(0, -2)
@@ -74,12 +76,12 @@ def _lookup(module: nn.Embedding | nn.EmbeddingBag, ids: Tensor, grads: Tensor) 
     return Lookup(ids.to(torch.int64), d, "weight", None, tuple(module.weight.shape))
 
 
-def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> Sums:
+def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep: int) -> BySlot:
     """Sum for ``normal * weight + bias`` of gathered rows.
 
     The parameters have the `keep` dimensions after the rows.
     """
-    sums: Sums = {}
+    sums: BySlot = {}
     shape = getattr(module, "weight" if _needs(module, "weight") else "bias").shape
     others = [d for d in range(1, grads.ndim) if not keep <= d < keep + len(shape)]
     grads = grads.to(normal.dtype)
@@ -90,7 +92,7 @@ def _affine(module: nn.Module, normal: Tensor, grads: Tensor, slots: Slots, keep
     return sums
 
 
-def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, nn.LayerNorm)
     rows = slots.gather(inputs).to(module.weight.dtype)
     normal = F.layer_norm(rows, module.normalized_shape, eps=module.eps)
@@ -98,7 +100,7 @@ def _layer_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
     return _affine(module, normal, slots.gather(grads), slots, keep)
 
 
-def _rms_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _rms_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, nn.RMSNorm)
     rows = slots.gather(inputs).to(module.weight.dtype)
     normal = F.rms_norm(rows, module.normalized_shape, eps=module.eps)
@@ -106,21 +108,21 @@ def _rms_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) ->
     return _affine(module, normal, slots.gather(grads), slots, keep)
 
 
-def _instance_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _instance_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, _InstanceNorm)
     if module.track_running_stats and not module.training:
         return _batch_norm(module, inputs, grads, slots)
     return _by_row(module, inputs, grads, slots, module.num_features)
 
 
-def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _group_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, nn.GroupNorm)
     return _by_row(module, inputs, grads, slots, module.num_groups)
 
 
 def _by_row(
     module: nn.GroupNorm | _InstanceNorm, inputs: Tensor, grads: Tensor, slots: Slots, n_groups: int
-) -> Sums:
+) -> BySlot:
     """Sum where each row's own channels are normalised together, in that many groups."""
     rows = _channels(slots.gather(inputs).to(module.weight.dtype))
     n_rows, n_channels, n_places = rows.shape
@@ -132,7 +134,7 @@ def _by_row(
     return _by_channel(module, rows, slots.gather(grads), mean, scale, slots)
 
 
-def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, _NormBase)
     inputs = inputs.to(module.weight.dtype)
     mean, var = module.running_mean, module.running_var
@@ -148,11 +150,11 @@ def _batch_norm(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) 
 
 def _by_channel(
     module: nn.Module, rows: Tensor, grads: Tensor, mean: Tensor, scale: Tensor, slots: Slots
-) -> Sums:
+) -> BySlot:
     """Sum for ``(rows - mean) * scale * weight + bias`` of gathered rows (M, C, L)."""
     grads = _channels(grads.to(rows.dtype))
     of_bias = grads.sum(2)  # (M, C)
-    sums: Sums = {}
+    sums: BySlot = {}
     if _needs(module, "weight"):
         of_weight = (torch.linalg.vecdot(rows, grads) - mean * of_bias) * scale
         sums["weight"] = slots.sums(of_weight)
@@ -165,7 +167,7 @@ def _channels(rows: Tensor) -> Tensor:
     return rows.reshape(*rows.shape[:2], -1)  # (M, C, L)
 
 
-def _prelu(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> Sums:
+def _prelu(module: nn.Module, inputs: Tensor, grads: Tensor, slots: Slots) -> BySlot:
     assert isinstance(module, nn.PReLU)
     rows = slots.gather(grads) * slots.gather(inputs).clamp(max=0)  # (M, C, ...)
     if module.num_parameters == 1:

@@ -2,19 +2,17 @@
 
 import gc
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib.metadata import version
 
 import torch
 
 from tests.benchmarks._interleave import Spread, Turns, interleave, middle
 from tests.benchmarks._step_arms import Arm, make_step
-from tests.benchmarks._step_memory import Peaks, measure_peaks
+from tests.benchmarks._step_memory import measure_peaks
 from tests.benchmarks._step_models import WORKLOADS, make_batch, make_model
 from tests.benchmarks._step_results import MEASURED_ONCE, Row, Setting
 
 MEASURED_BY = ("torch", "fairclip", "torchjd", "opacus")
-_NOISE = 2**23  # bytes; below, the peak is that of the interpreter
 
 
 def measure(
@@ -25,7 +23,7 @@ def measure(
     plain, *_ = turns.values()
     interleave([*turns.values()], budget, n_rounds)
     floor = _spread(turns.get("floor"), plain, "wall")
-    memory = _memory(setting, notes) if "exact" in turns else (None, None)
+    memory = _memory(setting, arms) if "exact" in turns else (None, None)
     for name in arms:
         wall, cpu = (_spread(turns.get(name), plain, kind) for kind in ("wall", "cpu"))
         yield Row(
@@ -72,22 +70,9 @@ def _spread(turns: Turns | None, plain: Turns, kind: str) -> Spread | None:
     return Spread.of(turns.ratios(plain, kind)) if turns else None
 
 
-def _memory(setting: Setting, notes: dict[str, str]) -> tuple[float | None, float | None]:
-    """Return the ratios of the peaks of the first step and of those after it."""
+def _memory(setting: Setting, arms: Mapping[str, Arm]) -> tuple[float | None, float | None]:
+    """Return the ratios of the peaks of the first steps and of those after them."""
     if setting.minority != MEASURED_ONCE:
         return None, None
-    try:
-        plain = _plain_peaks(setting.model, setting.device)
-        if plain.first < _NOISE:
-            return None, None
-        exact = measure_peaks("exact", setting)
-    except RuntimeError as error:
-        notes["exact"] = f"peak memory not measured: {error}"
-        return None, None
+    plain, exact = (measure_peaks(arms[name], setting) for name in ("plain", "exact"))
     return exact.first / plain.first, exact.later / plain.later
-
-
-@cache
-def _plain_peaks(model: str, device: str) -> Peaks:
-    """Return the peaks of the plain step, which knows of no groups."""
-    return measure_peaks("plain", Setting(device, model, 2, MEASURED_ONCE))

@@ -1,101 +1,65 @@
-"""Peak memory of an arm, in a process of its own: the growth from before the model is made.
+"""Peak memory of an arm: the most that its tensors hold at once, from the making of the model on.
 
-`measure_peaks` starts `python -m tests.benchmarks._step_memory ARM DEVICE MODEL K MINORITY`, which
-prints the bytes of the first step (in which fairclip checks itself) and of the steps after it. On a
-CPU it is the resident memory, read in a second pass: the first loads all code. Linux only.
+On a CPU that is what the profiler says of torch's allocator; numpy's arrays, all of them small, are
+not counted.
 """
 
-import gc
-import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict, astuple, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from tests.benchmarks._interleave import Call
-from tests.benchmarks._step_arms import OWN_ARMS, make_step
+from tests.benchmarks._step_arms import Arm, make_step
 from tests.benchmarks._step_models import WORKLOADS, make_batch, make_model
 from tests.benchmarks._step_results import Setting
 
-_RESET = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
+T = TypeVar("T")
+_N_FIRST, _N_LATER = 4, 3  # steps 1, 2, 4 and 8 are checked
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Bytes above what the process held without the model."""
+    """Bytes in the first four steps, in which fairclip checks itself, and in three more."""
 
     first: int
     later: int
 
 
-def measure_peaks(arm: str, setting: Setting) -> Peaks:
-    """Start a process that measures, and wait for it.
-
-    Raises:
-        RuntimeError: If it fails; with the end of what it said.
-    """
-    # Freed blocks go back at once, so that the resident memory follows what is allocated.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, arm, *map(str, astuple(setting))],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return Peaks(**json.loads(done.stdout))
+def measure_peaks(arm: Arm, setting: Setting) -> Peaks:
+    """Run an arm for some steps."""
+    workload, device = WORKLOADS[setting.model], torch.device(setting.device)
+    batch = make_batch(workload, setting.n_groups, setting.minority, device)
+    meter = _OfCuda() if device.type == "cuda" else _OfHost()
+    step, _ = meter.measure(lambda: make_step(arm, make_model(workload, device), batch))
+    peaks = [meter.measure(step)[1] for _ in range(_N_FIRST + _N_LATER)]
+    return Peaks(max(peaks[:_N_FIRST]), max(peaks[_N_FIRST:]))
 
 
-def _growth(make: Call, device: torch.device) -> Peaks:
-    """Return the peaks of the first step and of three more."""
-    before = _held(device)
-    step: Call = make()
-    peaks = []
-    for n_steps in (1, 3):
-        _reset(device)
-        for _ in range(n_steps):
-            step()
-        peaks.append(_peak(device) - before)
-    return Peaks(*peaks)
+class _OfHost:
+    def __init__(self) -> None:
+        self._held = 0
+
+    def measure(self, run: Callable[[], T]) -> tuple[T, int]:
+        """Return what a function returns, and the peak while it ran."""
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            result = run()
+        assert profiler.profiler is not None
+        events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+        peak = self._held
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            self._held += event.nbytes()  # negative where memory is freed
+            peak = max(peak, self._held)
+        return result, peak
 
 
-def _reset(device: torch.device) -> None:
-    if device.type == "cuda":
+class _OfCuda:
+    def __init__(self) -> None:
+        self._before = torch.cuda.memory_allocated()
+
+    def measure(self, run: Callable[[], T]) -> tuple[T, int]:
+        """Return what a function returns, and the peak while it ran."""
         torch.cuda.reset_peak_memory_stats()
-    else:
-        _RESET.write_text("5")  # proc(5): sets the peak to what is held now
-
-
-def _peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM")
-
-
-def _held(device: torch.device) -> int:
-    gc.collect()
-    return torch.cuda.memory_allocated() if device.type == "cuda" else _status("VmRSS")
-
-
-def _status(key: str) -> int:
-    """Return a figure of this process, in bytes."""
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
-    return int(lines[key].split()[0]) * 1024
-
-
-def _main(arm: str, device: str, model: str, n_groups: str, minority: str) -> None:
-    workload, place = WORKLOADS[model], torch.device(device)
-    batch = make_batch(workload, int(n_groups), minority, place)
-
-    def make() -> Call:
-        return make_step(OWN_ARMS[arm], make_model(workload, place), batch)
-
-    _growth(make, place)
-    print(json.dumps(asdict(_growth(make, place))))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+        result = run()
+        return result, torch.cuda.max_memory_allocated() - self._before

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks._step_models import WORKLOADS
+
 PATH = Path(__file__).with_name("step_cost.csv")
 
 MEASURED_ONCE = "40"
@@ -26,9 +28,9 @@ class Setting:
 class Row:
     """What a step of an arm costs; times are ratios to the plain step, with quartiles.
 
-    ``floor`` is the floor's ratio in the same setting. ``memory`` is the ratio of the peaks of the
-    steps after the first, ``first_memory`` that of the first step. ``note`` says why an arm did not
-    run. What was not measured is None.
+    ``floor`` is the floor's ratio in the same setting. ``memory`` is the ratio of the peaks of
+    steps that are not checked, ``first_memory`` that of the first four, most of which are. ``note``
+    says why an arm did not run. What was not measured is None.
     """
 
     device: str
@@ -74,13 +76,21 @@ def _parse(text: str, kind: Any) -> Any:
 
 
 def merge(rows: Iterable[Row], path: Path = PATH) -> None:
-    """Write the rows to a file; they replace those of the same setting and arm."""
-    merged = {(row.setting, row.arm): row for row in [*read(path), *rows]}
+    """Write the rows to a file; they replace all of the same settings: arms take turns."""
+    measured = list(rows)
+    settings = {row.setting for row in measured}
+    kept = [row for row in read(path) if row.setting not in settings]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        for row in merged.values():
+        for row in sorted([*kept, *measured], key=_place):
             writer.writerow({key: _format(value) for key, value in asdict(row).items()})
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    """Sort by setting; arms stay in their order."""
+    model = [*WORKLOADS].index(row.model)
+    return row.device, model, row.n_groups, row.minority  # "balanced" comes last
 
 
 def _format(value: object) -> object:

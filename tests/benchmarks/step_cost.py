@@ -15,7 +15,7 @@ Opacus hooks   per-sample gradients, added up by group
 Opacus ghost   per-sample norms and a second backward pass, no group norms: see _step_rivals.py
 
 The arms from the autograd loop on do the same whosever the rows are: they are measured at one share
-of the minority, 40 %, as is peak memory (of models that need more than the interpreter's noise).
+of the minority, 40 %, as is peak memory.
 The results go to step_cost.csv, where they replace those of the same setting.
 """
 
@@ -61,7 +61,7 @@ def line(row: Row) -> str:
         return f"  {row.arm:<15}-  {row.note}"
     text = f"  {row.arm:<15}{row.wall:>7.2f} ({row.wall_q1:.2f}-{row.wall_q3:.2f}){row.cpu:>8.2f}"
     if row.memory is not None:
-        text += f"   peak memory {row.memory:.2f}, in the first step {row.first_memory:.2f}"
+        text += f"   peak memory {row.memory:.2f}, in the first steps {row.first_memory:.2f}"
     return f"{text}   {row.note}".rstrip()
 
 

@@ -51,8 +51,11 @@ def test_the_file_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
     failed = replace(ROW, arm="lagged", wall=None, floor=None, note="no, not here")
     merge([PLAIN, ROW, failed], path)
     assert read(path) == [PLAIN, ROW, failed]
-    merge([replace(ROW, wall=1.5)], path)
-    assert [row.wall for row in read(path)] == [1.0, 1.5, None]
+    other = [replace(row, model="ResNet-18") for row in (PLAIN, ROW)]
+    merge(other, path)
+    assert read(path) == [PLAIN, ROW, failed, *other]
+    merge([PLAIN, replace(ROW, wall=1.5)], path)  # all arms of a setting took turns
+    assert [row.wall for row in read(path)] == [1.0, 1.5, 1.0, 1.2]
 
 
 def test_the_table_shows_a_gap_for_what_did_not_run() -> None:
