@@ -69,8 +69,8 @@ class Layout:
     def exchange(self, tensor: Tensor, n_rows: int, index: Tensor) -> Tensor:
         """Return the tensor with the row after it in the place of each of the rows `index`."""
         exchanged = tensor.clone(memory_format=torch.contiguous_format)  # so rows are a view
-        other = self.rows(tensor, n_rows).index_select(0, (index + 1) % n_rows)
-        self.rows(exchanged, n_rows).index_copy_(0, index, other)
+        other = self.rows(tensor, n_rows).index_select(0, (index.to(tensor.device) + 1) % n_rows)
+        self.rows(exchanged, n_rows).index_copy_(0, index.to(tensor.device), other)
         return exchanged
 
     def keep(self, tensor: Tensor, n_rows: int, index: Tensor) -> Tensor:

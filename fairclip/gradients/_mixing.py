@@ -1,6 +1,7 @@
 """Find what training does to the rows, and evaluation does not: it mixes them, or moves them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,36 +25,48 @@ def mixed_in_training(
     """
     if n_rows == 1:
         return []
-    by_key = {call.key: call for call in calls}
-    mixed: list[Key] = []
+    index = some_rows(n_rows, torch.device("cpu"))
+    rest = torch.ones(n_rows, dtype=torch.bool).index_fill_(0, index, False).nonzero().flatten()
+    mixed: set[Key] = set()
     for entry, ended in outermost_calls(calls):
         if entry.key not in layouts or _has_batch_statistics(entry):
             continue
-        device = next((x.device for x in entry.inputs if isinstance(x, Tensor)), None)
-        index = some_rows(n_rows, device or torch.device("cpu"))
+        inside = {
+            (call.key[0], call.key[1] - ended[call.key[0]]): call
+            for call in calls
+            if call.key in layouts
+        }
         exchanged = _exchanged(entry, layouts[entry.key], n_rows, index)
-        rest = torch.ones(n_rows, dtype=torch.bool).index_fill_(0, index.cpu(), False)
-        others = rest.nonzero().flatten().to(index.device)
-        suspects = []
-        for inputs in (exchanged, entry.inputs):
-            try:
-                leaves = run(entry, inputs, recorder, evaluate=False)
-            except Exception:  # a model may dislike rows in another order in any way it can
-                suspects.append(set[Key]())
-                break
-            found = {(name, ended[name] + ordinal): x for (name, ordinal), x in leaves.items()}
-            eps = precision(entry, [x for leaf in leaves.values() for x in leaf])
-            suspects.append(
-                {
-                    key
-                    for key in layouts.keys() & found.keys()
-                    if not _keeps(by_key[key], found[key], layouts[key], n_rows, others, eps)
-                }
-            )
-            if not suspects[0]:
-                break
-        mixed += suspects[0] - suspects[-1] if len(suspects) > 1 else []
-    return mixed
+        if disturbed := _disturbed(entry, exchanged, inside, layouts, rest, n_rows, recorder):
+            # Not what is never the same.
+            disturbed -= _disturbed(entry, entry.inputs, inside, layouts, rest, n_rows, recorder)
+        mixed |= disturbed
+    return [*mixed]
+
+
+def _disturbed(
+    entry: Call,
+    inputs: list[Any],
+    inside: Mapping[Key, Call],
+    layouts: Mapping[Key, Layouts],
+    rest: Tensor,
+    n_rows: int,
+    recorder: CallRecorder,
+) -> set[Key]:
+    """Run an outermost call with other inputs; return the calls in which the rest is not as it was.
+
+    ``inside`` are the calls as they were, counted from this outermost one on.
+    """
+    try:
+        leaves = run(entry, inputs, recorder, evaluate=False)
+    except Exception:  # a model may dislike rows in another order in any way it can
+        return set()
+    eps = precision(entry, chain.from_iterable(leaves.values()))
+    return {
+        call.key
+        for key, call in inside.items()
+        if key in leaves and not _keeps(call, leaves[key], layouts[call.key], n_rows, rest, eps)
+    }
 
 
 def _exchanged(call: Call, layouts: Layouts, n_rows: int, index: Tensor) -> list[Any]:
@@ -72,15 +85,15 @@ def _exchanged(call: Call, layouts: Layouts, n_rows: int, index: Tensor) -> list
 
 
 def _keeps(
-    call: Call, found: Sequence[Any], layouts: Layouts, n_rows: int, others: Tensor, eps: float
+    call: Call, found: Sequence[Any], layouts: Layouts, n_rows: int, rest: Tensor, eps: float
 ) -> bool:
-    """Say whether the other rows of what a call took and gave are as they were."""
+    """Say whether the rest of what a call took and gave is as it was."""
     leaves = [*call.inputs, *call.outputs]
     return len(leaves) == len(found) and all(
         leaf.shape == now.shape
         and is_close(
-            layout.rows(leaf, n_rows).index_select(0, others),
-            layout.rows(now, n_rows).index_select(0, others),
+            layout.rows(leaf, n_rows).index_select(0, rest.to(leaf.device)),
+            layout.rows(now, n_rows).index_select(0, rest.to(leaf.device)),
             eps,
         )
         for leaf, now, layout in zip(leaves, found, layouts, strict=True)

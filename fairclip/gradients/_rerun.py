@@ -34,8 +34,7 @@ def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool | None:
     if not call.outputs_unchanged() or call.snapshot is None:
         return False
     outputs, draws = _forward(call, call.inputs)
-    eps = precision(call, call.outputs)
-    if not _gives(call, call.outputs, outputs, eps):
+    if not _agreement(call, call.outputs, outputs):
         return None
     counts_rows = any(getattr(m, "scale_grad_by_freq", False) for m in call.module.modules())
     if draws or counts_rows or None in layouts[: len(call.inputs)]:
@@ -46,7 +45,7 @@ def runs_alone(call: Call, layouts: Layouts, n_rows: int) -> bool | None:
         outputs, _ = _forward(call, _select(call.inputs, layouts, n_rows, index))
     except Exception:  # a module may dislike fewer rows in any way it can
         return False
-    return _gives(call, expected, outputs, eps)
+    return bool(_agreement(call, expected, outputs))
 
 
 def rerun(
@@ -71,7 +70,8 @@ def rerun(
     for index in slots.indices() if alone else ():
         outputs, draws = _forward(call, _select(call.inputs, layouts, slots.n_rows, index))
         expected = _select(call.outputs, of_outputs, slots.n_rows, index)
-        if draws or (right := _compare(call, expected, outputs)) is None:
+        right = _agreement(call, expected, outputs)
+        if draws or (on_host(right.device) and not right):
             by_slot = []  # it was not so when this was learnt
             break
         grads = _select(call.grads, of_outputs, slots.n_rows, index)
@@ -79,27 +79,13 @@ def rerun(
     if by_slot:
         return by_slot
     outputs, _ = _forward(call, call.inputs)
-    if (right := _compare(call, call.outputs, outputs)) is None:
+    right = _agreement(call, call.outputs, outputs)
+    if on_host(right.device) and not right:
         raise RuntimeError(irreproducible(call))
     for index in slots.indices():
         grads = _mask(call.grads, of_outputs, slots.n_rows, index)
         by_slot.append(_backward(outputs, grads, parameters, right, retain_graph=True))
     return by_slot
-
-
-def _compare(call: Call, expected: Sequence[Any], found: Sequence[Any]) -> Tensor | None:
-    """Return 1 where the outputs are as expected, () float; else None, or NaN on a device.
-
-    So that a device is not waited for. Outputs that were modified in place are not compared.
-    """
-    if not call.outputs_unchanged():
-        return torch.ones(())
-    if not _have_shapes(call, expected, found):
-        return None
-    right = _agreement(call, expected, found, precision(call, found))
-    if not on_host(right.device):
-        return torch.where(right, 1.0, torch.nan)
-    return torch.ones(()) if right else None
 
 
 def _backward(
@@ -110,6 +96,7 @@ def _backward(
     *,
     retain_graph: bool,
 ) -> list[Tensor | None]:
+    """Return the gradients of the parameters; NaN where the outputs are not ``right``."""
     reached = [i for i, grad in enumerate(grads) if grad is not None]
     found = torch.autograd.grad(
         [outputs[i] for i in reached],
@@ -118,7 +105,9 @@ def _backward(
         retain_graph=retain_graph,
         allow_unused=True,
     )
-    return [x if x is None or on_host(right.device) else x * right.to(x.dtype) for x in found]
+    if on_host(right.device):
+        return list(found)
+    return [None if x is None else torch.where(right, x, torch.nan) for x in found]
 
 
 def _forward(call: Call, inputs: list[Any]) -> tuple[list[Any], bool]:
@@ -148,29 +137,20 @@ def _mask(
     ]
 
 
-def _gives(call: Call, expected: Sequence[Any], found: Sequence[Any], eps: float) -> bool:
-    """Say whether the outputs that gradients came back to are as expected."""
-    return _have_shapes(call, expected, found) and bool(_agreement(call, expected, found, eps))
+def _agreement(call: Call, expected: Sequence[Any], found: Sequence[Any]) -> Tensor:
+    """Return whether the outputs that gradients came back to are as expected, () bool.
 
-
-def _have_shapes(call: Call, expected: Sequence[Any], found: Sequence[Any]) -> bool:
-    return len(expected) == len(found) and all(
-        a.shape == b.shape for a, b in _of_interest(call, expected, found)
-    )
-
-
-def _agreement(call: Call, expected: Sequence[Any], found: Sequence[Any], eps: float) -> Tensor:
-    pairs = _of_interest(call, expected, found)
-    return torch.stack([closeness(a, b, eps) for a, b in pairs]).all()
-
-
-def _of_interest(
-    call: Call, expected: Sequence[Any], found: Sequence[Any]
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the outputs that gradients came back to."""
-    return [
-        (a, b) for a, b, grad in zip(expected, found, call.grads, strict=True) if grad is not None
+    It waits for no device. Outputs that were modified in place since the call tell nothing.
+    """
+    pairs = [
+        (a, b) for a, b, grad in zip(expected, found, call.grads, strict=False) if grad is not None
     ]
+    if len(expected) != len(found) or any(a.shape != b.shape for a, b in pairs):
+        return torch.tensor(False)
+    if not call.outputs_unchanged():
+        return torch.tensor(True)
+    eps = precision(call, found)
+    return torch.stack([closeness(a, b, eps) for a, b in pairs]).all()
 
 
 def irreproducible(call: Call) -> str:

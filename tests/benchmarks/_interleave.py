@@ -76,9 +76,10 @@ class Turns:
     LONG = 3.0
 
     @classmethod
-    def warm(cls, call: Call, period: int) -> "Turns":
-        """Call once, which allocates everything, and once more if that does not take long."""
-        once = seconds((synchronised(call), True)).wall
+    def warm(cls, call: Call, period: int, n_first: int = 1) -> "Turns":
+        """Call ``n_first`` times, which allocates everything, and once more unless that is long."""
+        for _ in range(n_first):
+            once = seconds((synchronised(call), True)).wall
         if once < cls.LONG:
             once = seconds((synchronised(call), True)).wall
         return cls(call, period, once, {})

@@ -58,7 +58,7 @@ def _warm(setting: Setting, arms: Mapping[str, Arm]) -> tuple[dict[str, Turns], 
     for name, arm in arms.items():
         try:
             step = make_step(arm, make_model(workload, device), batch)
-            turns[name] = Turns.warm(step, arm.period)
+            turns[name] = Turns.warm(step, arm.period, arm.n_first)
         except Exception as error:  # whatever a library says of a model that it does not take
             if not turns:
                 raise
