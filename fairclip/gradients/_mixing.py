@@ -58,7 +58,7 @@ def _disturbed(
     ``inside`` are the calls as they were, counted from this outermost one on.
     """
     try:
-        leaves = run(entry, inputs, recorder, evaluate=False)
+        leaves = run(entry, inputs, recorder, evaluate="none")
     except Exception:  # a model may dislike rows in another order in any way it can
         return set()
     eps = precision(entry, chain.from_iterable(leaves.values()))

@@ -17,7 +17,7 @@ from fairclip.gradients._call import Call, Key, detached
 from fairclip.gradients._compare import are_distinct, find_layout, precision
 from fairclip.gradients._layout import SHARED, Layout, Shape
 from fairclip.gradients._recorder import CallRecorder
-from fairclip.gradients._replay import Snapshot
+from fairclip.gradients._replay import Evaluate, Snapshot
 
 Layouts = list[Layout | None]
 """One for each leaf of a call's inputs and outputs; None where it is not known."""
@@ -43,8 +43,8 @@ def find_layouts(
 ) -> dict[Key, Layouts]:
     """Return the layouts of every call of a window, for codes of that shape.
 
-    Each outermost call is run twice more with all train flags off and without autocast, on the
-    whole batch and on a part of the rows in another order; a tensor's layout is the one under which
+    Each outermost call is run twice more with train flags off and without autocast, on the whole
+    batch and on a part of the rows in another order; a tensor's layout is the one under which
     the second run holds those rows of the first.
 
     Raises:
@@ -56,9 +56,7 @@ def find_layouts(
         for name, ordinal in layouts:
             of_call = layouts[name, ordinal], leaves[name, ordinal]
             found[name, ended[name] + ordinal] = of_call
-    known = {
-        call.key: _of_call(call, shape, *found[call.key]) for call in calls if call.key in found
-    }
+    known = {call.key: _of_call(call, *found[call.key]) for call in calls if call.key in found}
     return {key: layouts for key, layouts in known.items() if layouts is not None}
 
 
@@ -75,29 +73,32 @@ def outermost_calls(calls: Sequence[Call]) -> Iterator[tuple[Call, Counter[str]]
             inside.clear()
 
 
-def _of_call(call: Call, shape: Shape, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
-    """Return the layouts of what the call itself took and gave: in evaluation it may be more.
+def _of_call(call: Call, layouts: Layouts, leaves: Sequence[Any]) -> Layouts | None:
+    """Return the layouts of what the call itself took and gave, by those of what it did again."""
+    places = _places(call, leaves)
+    return None if places is None else [layouts[place] for place in places]
 
-    None where it went otherwise.
+
+def _places(call: Call, leaves: Sequence[Any]) -> Sequence[int] | None:
+    """Return where each leaf of the call is among those of the call when it was run again.
+
+    There may be more, as a cache in evaluation. None where it went otherwise.
     """
-    if len(layouts) == len(call.pattern[1]):
-        return [
-            layout if layout is None or not has_rows(layout) or layout.fits(x, shape) else None
-            for layout, x in zip(layouts, (*call.inputs, *call.outputs), strict=True)
-        ]
     wanted, given = _shapes([*call.inputs, *call.outputs]), _shapes(leaves)
-    places = _places(wanted, given)
-    backwards = _places(wanted[::-1], given[::-1])
+    if wanted == given:
+        return range(len(given))
+    places = _found(wanted, given)
+    backwards = _found(wanted[::-1], given[::-1])
     if places is None or places != [len(given) - 1 - place for place in backwards or ()][::-1]:
         return None
-    return [layouts[place] for place in places]
+    return places
 
 
 def _shapes(leaves: Sequence[Any]) -> list[Any]:
     return [x.shape if isinstance(x, Tensor) else type(x) for x in leaves]
 
 
-def _places(wanted: Sequence[Any], given: Sequence[Any]) -> list[int] | None:
+def _found(wanted: Sequence[Any], given: Sequence[Any]) -> list[int] | None:
     """Return where each one is, after the one before."""
     places = enumerate(given)
     found = [next((i for i, shape in places if shape == one), None) for one in wanted]
@@ -118,6 +119,10 @@ def _of_entry(
     except Exception:  # a model may need it
         autocast = True
         whole = run(entry, entry.inputs, recorder, autocast=autocast)
+    evaluate: Evaluate = "all"
+    if _places(entry, whole[entry.key[0], 0]) is None:
+        evaluate = "leaves"  # it returns something else in training
+        whole = run(entry, entry.inputs, recorder, evaluate=evaluate, autocast=autocast)
     eps = precision(entry, chain.from_iterable(whole.values()), autocast=autocast)
     best, best_score, is_tied, failure = None, (0, 0, 0), False, None
     choices = _choices(entry, shape, batch_dim)
@@ -128,7 +133,7 @@ def _of_entry(
                 for leaf, layout in zip(entry.inputs, guess, strict=True)
             ]
             try:
-                part = run(entry, part_inputs, recorder, autocast=autocast)
+                part = run(entry, part_inputs, recorder, evaluate=evaluate, autocast=autocast)
                 break
             except Exception as error:  # a wrong guess may fail in any way the model can
                 failure = failure or error.with_traceback(None)  # which holds all tensors
@@ -217,7 +222,7 @@ def run(
     inputs: list[Any],
     recorder: CallRecorder,
     *,
-    evaluate: bool = True,
+    evaluate: Evaluate = "all",
     autocast: bool = True,
 ) -> dict[Key, list[Any]]:
     """Run an outermost call again; return the leaves of every call, itself included."""

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+Evaluate = Literal["all", "leaves", "none"]
+"""Which modules have their train flags off in a re-run."""
 
 _OF_TORCH = vars(nn.Module()).keys()
 _NOTHING = nullcontext()
@@ -58,12 +61,17 @@ class Snapshot:
 
     @contextmanager
     def restored(
-        self, module: nn.Module, *, evaluate: bool = False, autocast: bool = True
+        self,
+        module: nn.Module,
+        *,
+        evaluate: Evaluate = "none",
+        autocast: bool = True,
     ) -> Iterator[None]:
         """Put it back for the time of a re-run; the module ends as it was found.
 
-        With ``evaluate`` every train flag is off instead: dropout passes its input through and
-        batch statistics are not used, so that rows do not depend on each other.
+        What is to ``evaluate`` has its train flag off instead: dropout passes its input through and
+        batch statistics are not used, so that rows do not depend on each other. Leaves are modules
+        without others inside: those around them go the way of training.
         """
         modules = list(module.modules())
         states = [vars(m).copy() for m in modules]  # what a forward pass may count or remember
@@ -82,7 +90,9 @@ class Snapshot:
             stack.enter_context(torch.enable_grad())
             try:
                 for m, was_training, held in zip(modules, self.training, self.buffers, strict=True):
-                    m.training = was_training and not evaluate
+                    is_leaf = not m._modules
+                    off = evaluate == "all" or (evaluate == "leaves" and is_leaf)
+                    m.training = was_training and not off
                     # Bound, not copied into: autograd may still need the tensors that are there.
                     m._buffers.update(
                         {k: None if b is None else b.clone() for k, b in held.items()}

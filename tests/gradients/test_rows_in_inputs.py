@@ -325,3 +325,39 @@ def test_rows_that_training_mixes_are_refused() -> None:
     engine = GradientEngine(model, K)
     with pytest.raises(RuntimeError, match="rows are mixed"), engine.watch(CODES[0]):
         classify_means(model, 0).mean().backward()
+
+
+class OtherInTraining(nn.Module):
+    """Returns in training what it does not return in evaluation."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(W))
+        self.head, self.auxiliary = nn.Linear(W, N_CLASSES), nn.Linear(W, N_CLASSES)
+        self.how = how
+
+    def forward(self, inputs: Tensor) -> Any:
+        logits = self.head(inputs * self.scale)  # (B, T, C)
+        if not self.training:
+            return logits
+        if self.how == "flat":
+            return logits.flatten(0, 1)
+        if self.how == "time first":
+            return logits.transpose(0, 1)
+        return logits, self.auxiliary(inputs * self.scale)
+
+
+@pytest.mark.parametrize("how", ["flat", "time first", "with an auxiliary head"])
+def test_outputs_that_training_alone_has(how: str) -> None:
+    def losses(model: nn.Module, step: int) -> Tensor:
+        outputs = model(VECTORS[step])
+        if how == "flat":
+            outputs = outputs.view(B, T, -1)
+        elif how == "time first":
+            outputs = outputs.transpose(0, 1)
+        else:
+            outputs = torch.cat(outputs, 2)
+        loss: Tensor = (outputs - 1).square().mean((1, 2))
+        return loss
+
+    assert not assert_exact(seeded(lambda: OtherInTraining(how)), losses, CODES)
