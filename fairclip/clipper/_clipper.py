@@ -18,6 +18,7 @@ from fairclip.gradients import (
     GradientEngine,
     GroupGradients,
     WeighedStep,
+    one_loss_a_code,
     without_autocast,
 )
 from fairclip.groups import GroupEncoder
@@ -64,7 +65,7 @@ class FairClipper:
             less, and make the factors older.
 
     Raises:
-        TypeError: If ``clip`` is no mode of gradient clipping.
+        TypeError: If ``cap`` is no cap, or ``clip`` no mode of gradient clipping.
         ValueError: If the model has no trainable parameters, the groups are not given in exactly
             one way, or an option is unknown or out of range.
         NotImplementedError: If the model is sharded or wrapped for several processes, or there are
@@ -110,6 +111,8 @@ class FairClipper:
                 f"`measure_every` must be a number of steps, at least 1, got {measure_every!r}."
             )
         cap = NormCap() if cap is None else cap
+        if not isinstance(cap, NormCap):
+            raise TypeError(f"`cap` must be a cap such as NormCap(max_ratio=2.0), got {cap!r}.")
         self.cap, self._cap_state, self._names = begin(cap, encoder, n_groups, group_counts)
         self.trace = Trace(self._names)
         n_groups = len(self._names)
@@ -236,10 +239,7 @@ class FairClipper:
         """
         codes = as_codes(groups)
         if losses.shape != codes.shape:
-            raise ValueError(
-                f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
-                f"{tuple(losses.shape)}. Use `reduction='none'`."
-            )
+            raise ValueError(one_loss_a_code(losses, codes))
         if not losses.requires_grad:
             return losses
         if self._weighed is None:
@@ -267,18 +267,22 @@ class FairClipper:
             What happened, as tensors on the device; also kept in ``trace``.
 
         Raises:
-            RuntimeError: If no backward pass came before, or ``.grad`` was changed since; with
-                ``on_nonfinite="raise"`` if a norm is not finite.
+            RuntimeError: If no backward pass came before, ``.grad`` was changed or an optimizer
+                stepped since; with ``on_nonfinite="raise"`` if a norm is not finite.
+            TypeError: If ``scaler`` is none.
             ValueError: If only one of ``scaler`` and ``optimizer`` is given, or the optimizer does
                 not hold all parameters that have a gradient.
         """
         if (scaler is None) != (optimizer is None):
             raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
+        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+            raise TypeError(f"`scaler` must be a GradScaler, got {type(scaler).__name__}.")
         if self._weighed is None:
             self._engine.check_finished()
             return self._finish(scaler, optimizer)
         self._weighed.check_reached()
         try:
+            self._engine.check_not_stepped()
             self._weighed.finish()
             return self._finish(scaler, optimizer)
         finally:

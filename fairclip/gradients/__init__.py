@@ -6,6 +6,7 @@ Gramian (K + 1, K + 1), or by layer (L, K + 1, K + 1), and the recombination sum
 what each row causes before the backward pass.
 """
 
+from fairclip.gradients._checks import one_loss_a_code
 from fairclip.gradients._engine import GradientEngine
 from fairclip.gradients._gramian import norms_of, with_rest
 from fairclip.gradients._group_gradients import GroupGradients
@@ -17,6 +18,7 @@ __all__ = [
     "GroupGradients",
     "WeighedStep",
     "norms_of",
+    "one_loss_a_code",
     "with_rest",
     "without_autocast",
 ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fairclip.gradients._by_group import sums_by_group
 from fairclip.gradients._call import Call
-from fairclip.gradients._checks import check_first_order, check_outputs
+from fairclip.gradients._checks import check_first_order, check_outputs, one_loss_a_code
 from fairclip.gradients._eager import Eager, unwrapped
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._learner import Learner
@@ -127,9 +127,9 @@ class GradientEngine:
         if not calls:
             raise RuntimeError(
                 "The losses depend on no forward pass of the model that was seen since the last "
-                "`clip_grad_()`. Of one forward pass weigh the sum of its losses. If the model is "
-                "called inside a compiled function, compile the model instead, and pass what "
-                "`torch.compile` returned to FairClipper."
+                "`clip_grad_()`. Of one forward pass weigh the sum of its losses. Compile a model "
+                "before FairClipper is made, and give it what `torch.compile` returned: in a "
+                "compiled function a model is not seen."
             )
         return calls
 
@@ -205,10 +205,7 @@ class GradientEngine:
     def backward(self, losses: Tensor, codes: Tensor) -> None:
         """Run one backward pass a group over one forward pass: exact for any model, and slow."""
         if losses.shape != codes.shape:
-            raise ValueError(
-                f"`losses` must hold one loss a row, {tuple(codes.shape)}, got "
-                f"{tuple(losses.shape)}. Use `reduction='none'`."
-            )
+            raise ValueError(one_loss_a_code(losses, codes))
         self._check_not_compiled()
         rows = self._open(codes)
         sums = sums_by_group(losses, rows, self._parameters)
@@ -229,13 +226,15 @@ class GradientEngine:
                 "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first, or "
                 "one of what `weigh(losses, groups)` returns."
             )
+        self.check_not_stepped()
         self.check_unchanged()
 
     def check_unchanged(self) -> None:
         """Raise where ``.grad`` is not as a window left it."""
         if not self._ledger.unchanged():
             raise RuntimeError(
-                "`.grad` was changed between the backward pass and `clip_grad_()`. With a "
+                "`.grad` was changed between the backward pass and `clip_grad_()`. Call it before "
+                "`zero_grad()` and instead of torch's clipping, and give it as `clip=`. With a "
                 "GradScaler pass `clip_grad_(scaler, optimizer)` instead of calling "
                 "`scaler.unscale_`."
             )
@@ -302,7 +301,8 @@ class GradientEngine:
                 "backward pass. In a compiled function it is not seen: compile the model instead, "
                 "and use `clipper.weigh(losses, groups)`."
                 if names
-                else "No backward pass ran inside `watch`: call `loss.backward()` before it ends."
+                else "No backward pass through the clipper's model ran inside `watch`: call "
+                "`loss.backward()` before it ends."
             )
         check_first_order(reached)
         learner = self._learner

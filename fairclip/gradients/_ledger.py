@@ -59,7 +59,8 @@ class GradLedger:
         if grads and bool(torch.stack([g.count_nonzero().cpu() for g in grads.values()]).any()):
             raise RuntimeError(
                 "`.grad` is not zero, so it would be taken for a part of this batch. Call "
-                "`optimizer.zero_grad()` before `watch`, and change no gradient between windows."
+                "`optimizer.zero_grad()` before the next step, and change no gradient between two "
+                "backward passes."
             )
         self._earlier, self._size = {}, None
         return False

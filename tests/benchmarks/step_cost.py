@@ -32,6 +32,7 @@ from tests.benchmarks._step_arms import OWN_ARMS, Arm, autograd_loop
 from tests.benchmarks._step_floor import floor
 from tests.benchmarks._step_measure import measure
 from tests.benchmarks._step_models import WORKLOADS
+from tests.benchmarks._step_profile import profile
 from tests.benchmarks._step_results import MEASURED_ONCE, Row, Setting, merge, read
 from tests.benchmarks._step_rivals import (
     opacus_ghost,
@@ -65,16 +66,20 @@ def line(row: Row) -> str:
     return f"{text}   {row.note}".rstrip()
 
 
-def run(arguments: argparse.Namespace) -> list[Row]:
-    """Measure all settings and print a block for each."""
-    settings = [
+def settings(arguments: argparse.Namespace) -> list[Setting]:
+    """Return what the command line asks for."""
+    return [
         Setting(arguments.device, model, int(n_groups), minority)
         for model, n_groups, minority in product(
             arguments.models, arguments.groups, arguments.minority
         )
     ]
+
+
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure all settings and print a block for each."""
     rows = []
-    for setting in (bar := tqdm(settings, unit="setting")):
+    for setting in (bar := tqdm(settings(arguments), unit="setting")):
         bar.set_description(f"{setting.model}, K={setting.n_groups}, {setting.minority}")
         names = arguments.arms or (ARMS if setting.minority == MEASURED_ONCE else BY_MINORITY)
         arms = {name: ARMS[name] for name in dict.fromkeys(("plain", *names))}
@@ -110,6 +115,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="for a setting, about")
     parser.add_argument("--rounds", type=int, help="instead of seconds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the time of an exact step goes"
+    )
     parser.add_argument("--quick", action="store_true", help="a trial: K=2, few rounds, no CSV")
     parser.add_argument("--table", action="store_true", help="print the README's table of the CSV")
     parser.add_argument("--targets", action="store_true", help="print which targets the CSV meets")
@@ -138,6 +146,11 @@ def main() -> None:
         return
     if arguments.targets:
         rows = read()
+    elif arguments.profile:
+        torch.set_num_threads(arguments.threads)
+        for setting in settings(arguments):
+            print("\n".join(profile(setting, arguments.rounds or 50)))
+        return
     else:
         torch.set_num_threads(arguments.threads)
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # Opacus's hooks

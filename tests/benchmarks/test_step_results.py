@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks._interleave import Turns, interleave
-from tests.benchmarks._step_results import Row, merge, read
+from tests.benchmarks._step_profile import STAGES, profile
+from tests.benchmarks._step_results import Row, Setting, merge, read
 from tests.benchmarks._step_table import table
 from tests.benchmarks._step_targets import verdicts
 
@@ -75,6 +76,14 @@ def test_the_verdicts_hold_figures_to_the_targets() -> None:
     ]
     growth = [replace(ROW, n_groups=2, wall=1.0, floor=None), replace(ROW, n_groups=16, wall=1.4)]
     assert any("exact, of that at K=2 1.40" in line for line in verdicts(growth))
+
+
+def test_the_profile_has_a_line_for_every_stage() -> None:
+    head, *lines = profile(Setting("cpu", "MLP 100-64-64-2", 2, "20"), 2)
+    assert "K=2" in head
+    found = {line[:36].strip(): float(line.split()[-1]) for line in lines}
+    assert found.keys() == {"plain", "exact", *STAGES}
+    assert all(0 < part < found["exact"] for stage, part in found.items() if stage in STAGES)
 
 
 def test_the_readme_shows_the_table_of_the_csv() -> None:

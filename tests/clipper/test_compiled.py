@@ -195,7 +195,7 @@ def test_a_compiled_call_that_hooks_do_not_see_is_refused(around: bool) -> None:
     clipper.weigh(row_losses(call, first), first[2]).mean().backward()
     clipper.clip_grad_()
     model.zero_grad()
-    with pytest.raises(RuntimeError, match=r"pass what `torch\.compile` returned"):
+    with pytest.raises(RuntimeError, match=r"give it what `torch\.compile` returned"):
         clipper.weigh(row_losses(call, second), second[2])
 
 

@@ -499,14 +499,43 @@ def test_an_optimizer_that_steps_before_the_clip_is_noticed(how: str) -> None:
             with clipper.watch(batch[2]):
                 row_losses(model, batch).mean().backward()
 
-    first, second, third = make_batches(3)
-    backward(first)
-    other.step()  # of another model
-    backward(second)
-    optimizer.step()
-    optimizer.zero_grad()
-    with pytest.raises(RuntimeError, match=r"before `clip_grad_\(\)`.*before `optimizer\.step"):
+    def forgotten(batch: Batch, *, late: bool) -> None:
+        if late:
+            clipper.clip_grad_()
+        else:
+            optimizer.zero_grad()
+            backward(batch)
+
+    for late in (True, False):
+        first, second, third = make_batches(3)
+        backward(first)
+        other.step()  # of another model
+        backward(second)
+        optimizer.step()
+        with pytest.raises(RuntimeError, match=r"before `clip_grad_\(\)`.*before `optimizer\.st"):
+            forgotten(third, late=late)
+        model.zero_grad()
         backward(third)
-    model.zero_grad()
-    backward(third)
-    assert clipper.clip_grad_().counts.sum() > 0
+        assert clipper.clip_grad_().counts.sum() > 0
+        model.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"cap": 2.0}, r"`cap` must be a cap such as NormCap"),
+        ({"clip": 1.0}, r"`clip` must be a clipping mode"),
+        ({"measure_every": True}, r"`measure_every` must be a number"),
+    ],
+)
+def test_options_of_the_wrong_kind(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        FairClipper(mlp(), group_counts=COUNTS, **wrong)
+
+
+def test_a_scaler_in_the_place_of_the_optimizer() -> None:
+    model = mlp()
+    clipper = FairClipper(model, CAP, group_counts=COUNTS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match="must be a GradScaler, got SGD"):
+        clipper.clip_grad_(optimizer, torch.amp.GradScaler("cpu"))  # type: ignore[arg-type]
