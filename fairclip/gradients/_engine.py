@@ -57,6 +57,7 @@ class GradientEngine:
         self._n_groups = n_groups
         modules = trainable_modules(model)
         self._recorder = CallRecorder(modules)
+        self._recorder.find_writers()
         self._learner = Learner(
             model,
             self._recorder,
@@ -151,7 +152,7 @@ class GradientEngine:
             raise RuntimeError("The clipper's hooks were removed: make a new clipper.")
         if (place := self._place()) != self._place_then:
             self._place_then = place
-            self._recorder.forget_writers()
+            self._recorder.find_writers()
         if self._pending is not None:
             self.check_not_stepped()
         if not self._ledger.open(pending=self._pending is not None):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn.parameter import UninitializedParameter
 from torch.utils import _pytree as pytree
 from torch.utils.hooks import RemovableHandle
 
@@ -82,10 +83,17 @@ class CallRecorder:
             leave = partial(self._leave, name, detail)
             self._handles.append(module.register_forward_hook(leave, with_kwargs=True))
 
-    def forget_writers(self) -> None:
-        """Look up anew what writes each parameter's ``.grad``, as after a move to a device."""
+    def find_writers(self) -> None:
+        """Look up what writes each parameter's ``.grad``; again after a move to another device."""
+        parameters = {p for module in self.modules.values() for p in module._parameters.values()}
+        # Now, since inside of torch.func nobody can tell.
+        self._by_parameter = {
+            p: writer_of(p)
+            for p in parameters
+            if p is not None and p.requires_grad and p.is_leaf
+            if not isinstance(p, UninitializedParameter)
+        }
         self._writers = {}
-        self._by_parameter = {}
 
     def remove(self) -> None:
         """Take all hooks off."""
@@ -211,7 +219,7 @@ class CallRecorder:
         if name not in self._writers:
             trainable = [p for p in module.parameters() if p.requires_grad and p.is_leaf]
             for parameter in trainable:
-                if parameter not in self._by_parameter:
+                if parameter not in self._by_parameter:  # of a lazy module, which has shapes now
                     self._by_parameter[parameter] = writer_of(parameter)
             self._writers[name] = [self._by_parameter[p] for p in trainable]
         return self._writers[name]
