@@ -15,6 +15,7 @@ from fairclip.gradients import GroupGradients, norms_of
 from fairclip.trace import RawStep, StepRecord
 
 _ALL_FINITE = torch.tensor(-1)
+_REMEDY = "Lower the learning rate or the loss scale, or pass `on_nonfinite='keep'`."
 
 
 class Ending:
@@ -111,9 +112,6 @@ class Ending:
         grads = [p.grad for _, p in self._parameters if p.grad is not None]
         total: Tensor = torch.nn.utils.get_total_norm(grads)
         return total
-
-
-_REMEDY = "Lower the learning rate or the loss scale, or pass `on_nonfinite='keep'`."
 
 
 def raise_if_nonfinite(gramian: Array, gradients: GroupGradients, names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from fairclip.clipper._codes import Codes
 from fairclip.groups import GroupEncoder
 
 
-def begin(
+def begin_cap(
     cap: NormCap,
     encoder: GroupEncoder | None,
     n_groups: int | None,

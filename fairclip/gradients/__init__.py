@@ -6,19 +6,19 @@ Gramian (K + 1, K + 1), or by layer (L, K + 1, K + 1), and the recombination sum
 what each row causes before the backward pass.
 """
 
-from fairclip.gradients._checks import one_loss_a_code
 from fairclip.gradients._engine import GradientEngine
 from fairclip.gradients._gramian import norms_of, with_rest
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._replay import without_autocast
+from fairclip.gradients._rows import check_losses
 from fairclip.gradients._weigh import WeighedStep
 
 __all__ = [
     "GradientEngine",
     "GroupGradients",
     "WeighedStep",
+    "check_losses",
     "norms_of",
-    "one_loss_a_code",
     "with_rest",
     "without_autocast",
 ]

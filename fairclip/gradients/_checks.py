@@ -15,15 +15,6 @@ from fairclip.gradients._probe import Layouts
 from fairclip.gradients._sums import Sums
 
 
-def one_loss_a_code(losses: Tensor, codes: Tensor) -> str:
-    """Say that losses and codes do not fit each other."""
-    remedy = " Use `reduction='none'`." if losses.ndim == 0 else ""
-    return (
-        "`losses` and `groups` must hold one loss and one code a row, in the same shape, got "
-        f"{tuple(losses.shape)} and {tuple(codes.shape)}.{remedy}"
-    )
-
-
 def tolerance(calls: Sequence[Call]) -> float:
     """Return how much two ways to compute a gradient may differ: the root of the dtype's eps."""
     eps = max(precision(call, call.grads) for call in calls)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fairclip.gradients._by_group import sums_by_group
 from fairclip.gradients._call import Call
-from fairclip.gradients._checks import check_first_order, check_outputs, one_loss_a_code
+from fairclip.gradients._checks import check_first_order, check_outputs
 from fairclip.gradients._eager import Eager, unwrapped
 from fairclip.gradients._group_gradients import GroupGradients
 from fairclip.gradients._learner import Learner
@@ -18,7 +18,7 @@ from fairclip.gradients._owners import Structure, find_owners, trainable_modules
 from fairclip.gradients._pending import Pending
 from fairclip.gradients._recorder import CallRecorder
 from fairclip.gradients._replay import without_autocast
-from fairclip.gradients._rows import BatchRows
+from fairclip.gradients._rows import BatchRows, check_losses
 from fairclip.gradients._sums import Sums
 from fairclip.gradients._supported import check_single_process, trainable_parameters
 
@@ -205,8 +205,7 @@ class GradientEngine:
 
     def backward(self, losses: Tensor, codes: Tensor) -> None:
         """Run one backward pass a group over one forward pass: exact for any model, and slow."""
-        if losses.shape != codes.shape:
-            raise ValueError(one_loss_a_code(losses, codes))
+        check_losses(losses, codes)
         self._check_not_compiled()
         rows = self._open(codes)
         sums = sums_by_group(losses, rows, self._parameters)

@@ -40,7 +40,7 @@ class Learner:
 
     Attributes:
         is_learning: Whether everything is recorded.
-        is_unchecked: Whether nothing was added up yet.
+        is_unchecked: Whether the next step's first window is to be checked.
         has_penalty: Whether a part of the gradient comes from no row.
         n_code_dims: Of the codes that it learnt with; None before.
     """

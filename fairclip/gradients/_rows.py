@@ -30,6 +30,8 @@ class Slots:
 
     def without(self, slot: int) -> "Slots":
         """Return the others."""
+        if not self.sizes:
+            return self.without_rows(_cut(self.parts, slot))
         start = sum(self.sizes[:slot])
         return Slots(
             _cut(self.parts, slot),
@@ -153,3 +155,13 @@ def count_codes(codes: np.ndarray, n_groups: int) -> np.ndarray:
             f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
         )
     return np.concatenate((counts[1:], counts[:1]))
+
+
+def check_losses(losses: Tensor, codes: Tensor) -> None:
+    """Raise where there is not one loss a code."""
+    if losses.shape != codes.shape:
+        remedy = " Use `reduction='none'`." if losses.ndim == 0 else ""
+        raise ValueError(
+            "`losses` and `groups` must hold one loss and one code a row, in the same shape, got "
+            f"{tuple(losses.shape)} and {tuple(codes.shape)}.{remedy}"
+        )

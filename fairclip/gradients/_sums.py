@@ -61,11 +61,7 @@ class Sums:
     def without(self, part: int) -> "Sums":
         """Return the sums of the other parts."""
         slot = self.slots.parts.index(part)
-        others = Sums(
-            self.slots.without(slot)
-            if self.slots.sizes
-            else self.slots.without_rows([p for p in self.slots.parts if p != part])
-        )
+        others = Sums(self.slots.without(slot))
         if others.slots.parts:
             others.dense = {
                 name: torch.cat((tensor[:slot], tensor[slot + 1 :]))

@@ -56,7 +56,8 @@ def train(build: Any, cap: NormCap, way: str, *, on_device: bool) -> tuple[Any, 
             else:
                 with clipper.watch(batch[2]):
                     row_losses(model, batch).mean().backward()
-            clipper.clip_grad_()
+            record = clipper.clip_grad_()
+            assert isinstance(record.raw.factors, torch.Tensor) == on_device
         optimizer.step()
         optimizer.zero_grad()
     return model.state_dict(), clipper.trace.to_frame()
