@@ -9,9 +9,6 @@ if __name__ == "metrics":
     raise ImportError("This folder is installed as `fairclip.metrics`: import it by that name.")
 
 from ._audit import Audit, audit
-from ._canvas import to_svg
-from ._cells import format_number
-from ._csv import neutralise_formulas, restore_formulas
 from ._exceptions import MetricsWarning
 from ._flags import (
     flag_capped_less_accurate,
@@ -20,10 +17,17 @@ from ._flags import (
     flag_trivial,
 )
 from ._pareto import pareto_front
-from ._parts import Picture, Section, Table
-from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff
+from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff, to_svg
 from ._read import read_predictions, read_table
-from ._report import Report
+from ._report import (
+    Picture,
+    Report,
+    Section,
+    Table,
+    format_number,
+    neutralise_formulas,
+    restore_formulas,
+)
 from ._seeds import over_seeds
 from ._summary import summary
 from ._tradeoff import Tradeoff, tradeoff

@@ -84,7 +84,7 @@ class Audit:
         Raises:
             ValueError: If a format is unknown or `suppress_below` is negative.
         """
-        from ._pages import audit_report
+        from ._report._pages import audit_report
         from ._suppress import suppress
 
         audit = self if suppress_below is None else suppress(self, suppress_below)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ._csv import restore_formulas
+from ._report import restore_formulas
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:

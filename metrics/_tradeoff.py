@@ -66,7 +66,7 @@ class Tradeoff:
         Raises:
             ValueError: If a format is unknown or `suppress_below` is negative.
         """
-        from ._pages import tradeoff_report
+        from ._report._pages import tradeoff_report
         from ._suppress import suppress_tradeoff
 
         found = self if suppress_below is None else suppress_tradeoff(self, suppress_below)

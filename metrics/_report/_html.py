@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ._cells import cells, flat, numeric_columns
+from ._format import cells, flat, numeric_columns
 
 if TYPE_CHECKING:
-    from ._report import Report
+    from ._document import Report
 
 _FOLDER = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ._cells import flat
+from ._format import flat
 
 # With apostrophes before it too, so that `restore_formulas` knows which one to take away.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")

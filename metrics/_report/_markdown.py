@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ._cells import cells, flat, numeric_columns
+from ._format import cells, flat, numeric_columns
 from ._parts import Picture, Table
 
 if TYPE_CHECKING:
-    from ._report import Report
+    from ._document import Report
 
 
 def markdown_text(report: "Report") -> str:

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ._canvas import to_svg
-from ._cells import format_number
-from ._frames import OVERALL, select
+from .._frames import OVERALL, select
+from .._plots import plot_by_group, plot_changes, plot_tradeoff, to_svg
+from ._document import Report
+from ._format import format_number
 from ._parts import Picture, Section, Table
-from ._plots import plot_by_group, plot_changes, plot_tradeoff
-from ._report import Report
 
 if TYPE_CHECKING:
-    from ._audit import Audit
-    from ._tradeoff import Tradeoff
+    from .._audit import Audit
+    from .._tradeoff import Tradeoff
 
 _LIMITS = Section(
     "Limits",

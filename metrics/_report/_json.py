@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ._cells import flat, plain
+from ._format import flat, plain
 
 if TYPE_CHECKING:
-    from ._report import Report
+    from ._document import Report
 
 SCHEMA_VERSION = 1
 

@@ -1,0 +1,11 @@
+"""Tables in, pictures out: every plot draws into `ax`, or into a new figure, and returns the axes.
+
+Drawn without pyplot, in colours that colour-blind readers can tell apart.
+"""
+
+from ._canvas import to_svg
+from ._lines import plot_by_group, plot_changes
+from ._telemetry import plot_telemetry
+from ._tradeoff import plot_tradeoff
+
+__all__ = ["plot_by_group", "plot_changes", "plot_telemetry", "plot_tradeoff", "to_svg"]

@@ -1,0 +1,16 @@
+"""Tables, pictures and sentences in; one page as HTML, Markdown, JSON and CSV out."""
+
+from ._csv import neutralise_formulas, restore_formulas
+from ._document import Report
+from ._format import format_number
+from ._parts import Picture, Section, Table
+
+__all__ = [
+    "Picture",
+    "Report",
+    "Section",
+    "Table",
+    "format_number",
+    "neutralise_formulas",
+    "restore_formulas",
+]
