@@ -9,6 +9,8 @@ if __name__ == "metrics":
     raise ImportError("This folder is installed as `fairclip.metrics`: import it by that name.")
 
 from ._audit import Audit, audit
+from ._audit_counts import audit_counts
+from ._cell_counts import CellCounts
 from ._exceptions import MetricsWarning
 from ._flags import (
     flag_capped_less_accurate,
@@ -34,6 +36,7 @@ from ._tradeoff import Tradeoff, tradeoff
 
 __all__ = [
     "Audit",
+    "CellCounts",
     "MetricsWarning",
     "Picture",
     "Report",
@@ -41,6 +44,7 @@ __all__ = [
     "Table",
     "Tradeoff",
     "audit",
+    "audit_counts",
     "flag_capped_less_accurate",
     "flag_idle_cap",
     "flag_levelling_down",

@@ -2,11 +2,11 @@
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 from warnings import warn
 
 import numpy as np
@@ -14,21 +14,33 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ._exceptions import MetricsWarning
-from ._flags import flag_small_cells, flag_trivial, flag_undefined, flag_unknown
+from ._figures import Figure, binary_figures, multiclass_figures
+from ._flags import (
+    flag_small_cells,
+    flag_small_groups,
+    flag_trivial,
+    flag_undefined,
+    flag_unknown,
+)
 from ._frames import (
     by_group_frame,
+    calibration_by_group,
     cells_frame,
     disparities_frame,
-    gaps_frame,
     intervals_frame,
-    rate_intervals,
-    worst_frame,
+    matched_by_group,
+    sweep_by_group,
 )
-from ._intervals import two_sided
-from ._labels import encode_predictions, encode_scores
+from ._gaps import label_gaps_frame, number_gaps_frame
+from ._named import Metric, find_metrics, named_figures
 from ._options import Options
+from ._rates import Floats, Ints, share
+from ._regression import regression_figures
 from ._rows import Rows, encode_rows
-from ._scores import score_intervals
+from ._scores import encode_scores, score_figures
+from ._worst import worst_accuracies, worst_error
+
+Method: TypeAlias = Literal["between_groups", "to_overall"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,30 +49,93 @@ class Audit:
 
     Attributes:
         overall: Each figure on all rows, a Series.
-        by_group: One row a group, indexed as MetricFrame's; columns ``n`` (rows) and the figures.
-            A combination of levels without rows has ``n`` 0.
+        by_group: One row a group, indexed as MetricFrame's; columns ``n`` (rows), with weights
+            ``weight`` (their sum), and the figures. A combination of levels without rows has
+            ``n`` 0.
         cells: Rows of each (group, label) cell, indexed as `by_group`; one column a label value.
+            None in a regression.
         intervals: Indexed by ``group`` ("overall", "sex=female", ...) and ``metric``; columns
-            ``value, low, high, method``.
+            ``value, low, high``, ``method`` (of the bounds) and ``n`` (rows that it looks at).
         disparities: Each group against the reference group, indexed by ``group`` and ``metric``;
-            columns ``difference`` (signed: group minus reference), ``low``, ``high``, ``ratio``.
+            columns ``difference`` (signed: group minus reference), ``low``, ``high``, ``ratio``,
+            ``ratio_low``, ``ratio_high``.
         gaps: The largest difference between groups, indexed by its name; columns ``value``,
             ``rate`` (the rate that has it), ``lowest``, ``highest`` (group names) and ``p``.
-        worst: ``worst_group_accuracy`` and ``worst_cell_accuracy``; columns ``value``, ``name``,
-            ``n`` (rows) and ``lower_bound``, which no group (cell) is below.
+        worst: ``worst_group_accuracy`` and ``worst_cell_accuracy``, or ``worst_group_mae``; columns
+            ``value``, ``name``, ``n`` (rows) and ``bound``, which no group (cell) is below, or
+            above in an error.
+        calibration: Indexed by ``group`` and ``bin`` (1 to 10, of equal width); columns ``n``,
+            ``mean_score``, ``observed`` (share of the favourable label), ``low``, ``high``. None
+            without probabilities of two labels.
+        sweep: Indexed by ``group`` and ``threshold``, descending from infinity; columns ``n``,
+            ``selection_rate``, ``tpr``, ``fpr``, ``accuracy``, ``precision``. None without scores
+            of two labels.
+        matched: Each group cut where its selection rate is nearest to that of all rows, indexed by
+            ``group``; columns as `sweep`'s and ``threshold``. None without scores of two labels.
         warnings: What to know before reading the figures.
         settings: What the audit was called with, the rows' hash, and versions.
     """
 
     overall: "pd.Series[float]"
     by_group: pd.DataFrame
-    cells: pd.DataFrame
+    cells: pd.DataFrame | None
     intervals: pd.DataFrame
     disparities: pd.DataFrame
     gaps: pd.DataFrame
     worst: pd.DataFrame
+    calibration: pd.DataFrame | None
+    sweep: pd.DataFrame | None
+    matched: pd.DataFrame | None
     warnings: list[str]
     settings: dict[str, Any]
+
+    def group_min(self) -> "pd.Series[float]":
+        """Return the least value of each figure over the groups that have rows; NaN if one is."""
+        return self._present().min(skipna=False)
+
+    def group_max(self) -> "pd.Series[float]":
+        """Return the largest value of each figure over the groups that have rows; NaN if one is."""
+        return self._present().max(skipna=False)
+
+    def difference(self, method: Method = "between_groups") -> "pd.Series[float]":
+        """Return the largest difference of each figure, as MetricFrame's method of this name.
+
+        Args:
+            method: "between_groups": the largest minus the least value; "to_overall": the largest
+                distance of a group from all rows.
+
+        Returns:
+            One value a figure, NaN where the figure is undefined in a group that has rows
+            (MetricFrame leaves such groups out).
+
+        Raises:
+            ValueError: If the method is another one.
+        """
+        if _checked(method) == "between_groups":
+            return self.group_max() - self.group_min()
+        return (self._present() - self.overall).abs().max(skipna=False)
+
+    def ratio(self, method: Method = "between_groups") -> "pd.Series[float]":
+        """Return the least ratio of each figure, as MetricFrame's method of this name.
+
+        Args:
+            method: "between_groups": the least over the largest value; "to_overall": the least of
+                every group's value over that of all rows and its inverse.
+
+        Returns:
+            One value a figure; NaN where the figure is undefined in a group that has rows, or 0 is
+            divided by 0.
+
+        Raises:
+            ValueError: If the method is another one.
+        """
+        if _checked(method) == "between_groups":
+            return self.group_min() / self.group_max()
+        ratios = self._present() / self.overall
+        return ratios.where(ratios <= 1, 1 / ratios).min(skipna=False)
+
+    def _present(self) -> pd.DataFrame:
+        return self.by_group.loc[self.by_group["n"] > 0, list(self.overall.index)]
 
     def save(
         self,
@@ -97,6 +172,9 @@ def audit(
     *,
     sensitive_features: Any,
     y_score: Any = None,
+    sample_weight: Any = None,
+    task: str = "auto",
+    metrics: str | Iterable[str] | Mapping[str, Metric] = (),
     favourable: Any = None,
     reference: str | None = None,
     confidence: float = 0.95,
@@ -106,45 +184,59 @@ def audit(
 ) -> Audit:
     r"""Assess predictions group by group, with intervals, gaps and flags.
 
-    All rates are functions of the counts of (group, label, prediction):
+    Rates are functions of the cells (group, label, prediction), of rows or of their weights:
 
     .. math::
         \text{tpr}_g = \frac{n_{g11}}{n_{g10} + n_{g11}}, \quad
         \text{fpr}_g = \frac{n_{g01}}{n_{g00} + n_{g01}}, \quad
         \text{selection rate}_g = \frac{n_{g01} + n_{g11}}{n_g}, \quad \ldots
 
-    A rate without rows is NaN, and so is every difference, ratio and gap made from it. Rows with a
-    missing sensitive feature count in the overall figures and in no group, with a `MetricsWarning`.
+    Of several labels there are the rates of each against the rest, as ``tpr[cat]``, and their means;
+    of numbers the mean absolute error, the root of the mean squared error, the bias (mean of
+    prediction minus truth) and R2. A figure without rows is NaN, and so is every difference, ratio
+    and gap made from it. Rows with a missing sensitive feature count in the overall figures and in
+    no group, with a `MetricsWarning`.
 
-    Intervals: Wilson for rates; square-and-add of Wilson's for balanced accuracy and for
-    differences between groups (a percentile bootstrap covers 46 % instead of 95 % for a group of 12
-    rows that are nearly all right); DeLong for AUC; the normal approximation for the Brier score;
-    none for the calibration error. A gap, being a maximum over groups, has no interval but a
-    permutation p: the share of data sets with shuffled groups (for equalized odds, shuffled within
-    each label) that show at least this gap. They cover the draw of the rows, with the model fixed.
+    Intervals: Wilson for rates, at Kish's effective size where rows have weights; a bootstrap of
+    the cells for means over labels, and of the rows for Brier score, log loss and the figures of a
+    regression; DeLong for AUC; none for the calibration error, which is biased upwards.
+    Differences and ratios between groups are made from the groups' intervals. A gap, being a
+    maximum over groups, has no interval but a permutation p: the share of data sets with shuffled
+    groups (for equalized odds, shuffled within each label) that show at least this gap. All of
+    them cover the draw of the rows, with the model fixed.
 
     Args:
-        y_true: The label of each row; any two values.
-        y_pred: The prediction for each row, of the same two values.
+        y_true: The truth of each row: two labels or more of any kind, or numbers.
+        y_pred: The prediction for each row, likewise.
         sensitive_features: Series, DataFrame, array, list or dict: one value a row, or one column a
             feature; several columns make intersections.
-        y_score: Score of the favourable label for each row, or None; AUC takes any scale, Brier
-            score and calibration error probabilities.
-        favourable: The label value that counts as 1; None takes the greater one.
+        y_score: Score of the favourable label for each row, or of each label in ascending order,
+            (N, C); None for none. AUC takes any scale, all other figures take probabilities.
+        sample_weight: What each row counts, 0 or more; None counts each once.
+        task: "binary", "multiclass" or "regression"; "auto" takes floats that are not all whole
+            for numbers, two labels for binary, and more for multiclass.
+        metrics: Further metrics: names of functions of `fairlearn.metrics` or `sklearn.metrics`,
+            or functions of your own by name. Called as ``metric(y_true, y_pred)``, or with the
+            scores where its second parameter is ``y_score`` or ``y_proba``; two labels are given
+            as 0 and 1 = favourable. What scikit-learn warns to be undefined is NaN. Intervals by a
+            bootstrap of 100 to 500 draws.
+        favourable: Of two labels the one that counts as 1; None takes the greater one.
         reference: Name of the group that the others are compared with, as "sex=male"; None takes
             the one with the most rows.
         confidence: Coverage aimed at by intervals and bounds, in (0, 1).
-        n_boot: Random relabellings behind each permutation p; p is at least 1 / (n_boot + 1).
+        n_boot: Draws of each bootstrap, and relabellings behind each permutation p, which is at
+            least 1 / (n_boot + 1).
         min_group_size: Rows below which a (group, label) cell is flagged.
-        random_state: Seed of the relabellings.
+        random_state: Seed of the draws.
 
     Returns:
         An `Audit`.
 
     Raises:
-        ValueError: If labels do not have two values or predictions others, values are missing,
-            lengths differ, a sensitive feature is (nearly) unique per row, or an option is out of
-            range.
+        TypeError: If a metric is not a function.
+        ValueError: If labels, predictions and scores do not fit the task or each other, values are
+            missing or not finite, lengths differ, a sensitive feature is (nearly) unique per row,
+            a metric is unknown or cannot be called, or an option is out of range.
 
     Source:
         Wilson (1927), https://doi.org/10.2307/2276774; Newcombe (1998), method 10,
@@ -163,47 +255,61 @@ def audit(
         'sex=m'
     """
     options = Options(reference, confidence, n_boot, min_group_size, random_state)
-    rows = encode_rows(y_true, sensitive_features, favourable)
-    predictions = encode_predictions(y_pred, rows.labels)
-    scores = None if y_score is None else encode_scores(y_score, len(predictions))
-    for message in flag_unknown(rows.n_unknown, len(predictions)):
+    rows = encode_rows(
+        y_true,
+        {"y_pred": y_pred},
+        sensitive_features,
+        task=task,
+        favourable=favourable,
+        sample_weight=sample_weight,
+    )
+    scores = None if y_score is None else encode_scores(y_score, rows)
+    for message in flag_unknown(rows.n_unknown, rows.n_rows):
         warn(message, MetricsWarning, stacklevel=2)
-    return audit_rows(rows, predictions, scores, options)
+    return audit_rows(rows, rows.predictions["y_pred"], scores, find_metrics(metrics), options)
 
 
 def audit_rows(
     rows: Rows,
-    predictions: NDArray[np.int64],
-    scores: NDArray[np.float64] | None,
+    predictions: NDArray[Any],
+    scores: Floats | None,
+    metrics: Mapping[str, Metric],
     options: Options,
 ) -> Audit:
-    """Audit encoded rows."""
-    counts = rows.counts(predictions)  # (1 + K, 2, 2)
-    z = two_sided(options.confidence)
-    figures = rate_intervals(counts, z)
-    if scores is not None:
-        figures |= score_intervals(rows.labels.codes, scores, rows.codes, len(rows.names), z)
-    overall = pd.Series({name: float(figure.value[0]) for name, figure in figures.items()})
-    reference = _reference(rows, counts[1:], options.reference)
-    values = rows.labels.values
+    """Audit one model on encoded rows."""
+    rng = np.random.default_rng(options.random_state)
+    found = (
+        _of_numbers(rows, predictions, options, rng)
+        if rows.task == "regression"
+        else _of_labels(rows, predictions, scores, options, rng)
+    )
+    added, notes = named_figures(
+        metrics, rows, predictions, scores, options.confidence, options.n_boot, rng
+    )
+    if taken := set(added) & set(found.figures):
+        raise ValueError(f"`metrics` must have names of their own, {sorted(taken)} are taken.")
+    figures = found.figures | added
+    reference = _reference(rows, options.reference)
     return Audit(
-        overall=overall,
-        by_group=by_group_frame(rows, counts, figures),
-        cells=cells_frame(rows, counts),
-        intervals=intervals_frame(rows, figures),
-        disparities=disparities_frame(rows, figures, reference),
-        gaps=gaps_frame(rows, counts, options.n_boot, options.random_state),
-        worst=worst_frame(rows, counts, options.confidence),
-        warnings=[
-            *flag_unknown(rows.n_unknown, len(predictions)),
-            *flag_small_cells(counts[1:], rows.names, values, options.min_group_size),
-            *flag_undefined(counts[1:], rows.names, values),
-            *flag_trivial(*overall[["balanced_accuracy", "selection_rate", "base_rate"]]),
-        ],
+        overall=pd.Series({name: float(f.interval.value[0]) for name, f in figures.items()}),
+        by_group=by_group_frame(rows, figures),
+        cells=found.cells,
+        intervals=intervals_frame(rows.names, figures),
+        disparities=disparities_frame(rows.names, figures, reference),
+        gaps=found.gaps,
+        worst=found.worst,
+        calibration=found.calibration,
+        sweep=found.sweep,
+        matched=found.matched,
+        warnings=[*flag_unknown(rows.n_unknown, rows.n_rows), *found.warnings, *notes],
         settings={
-            "n_rows": len(predictions),
+            "task": rows.task,
+            "n_rows": rows.n_rows,
             "n_unknown": rows.n_unknown,
-            "favourable": values[1],
+            "labels": list(rows.values),
+            "favourable": rows.values[1] if rows.task == "binary" else None,
+            "weighted": rows.weights is not None,
+            "metrics": list(metrics),
             **asdict(options),
             "reference": rows.names[reference],
             "data_sha256": _hash(rows, predictions, scores),
@@ -215,9 +321,82 @@ def audit_rows(
     )
 
 
-def _reference(rows: Rows, counts: NDArray[np.int64], reference: str | None) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the task decides of an audit."""
+
+    figures: dict[str, Figure]
+    gaps: pd.DataFrame
+    worst: pd.DataFrame
+    warnings: list[str]
+    cells: pd.DataFrame | None = None
+    calibration: pd.DataFrame | None = None
+    sweep: pd.DataFrame | None = None
+    matched: pd.DataFrame | None = None
+
+
+def _of_labels(
+    rows: Rows,
+    predictions: Ints,
+    scores: Floats | None,
+    options: Options,
+    rng: np.random.Generator,
+) -> _Found:
+    tally = rows.tally(predictions)
+    groups = tally.at(slice(1, None))
+    confidence, n_boot = options.confidence, options.n_boot
+    is_binary = rows.task == "binary"
+    figures = (
+        binary_figures(tally, confidence)
+        if is_binary
+        else multiclass_figures(tally, rows.values, confidence, n_boot, rng)
+    )
+    selection_rate = float(share(tally, "selection_rate").value[0]) if is_binary else np.nan
+    flags = [
+        *flag_small_cells(groups.n.sum(2), rows.names, rows.values, options.min_group_size),
+        *flag_undefined(groups.n, rows.names, rows.values),
+    ]
+    if is_binary:
+        base_rate = float(figures["base_rate"].interval.value[0])
+        balanced = float(figures["balanced_accuracy"].interval.value[0])
+        flags += flag_trivial(balanced, selection_rate, base_rate)
+    curves: dict[str, pd.DataFrame | None] = {}
+    if scores is not None:
+        figures |= score_figures(rows, scores, confidence, n_boot, rng)
+        if is_binary:
+            curves = {
+                "calibration": calibration_by_group(rows, scores, confidence),
+                "sweep": sweep_by_group(rows, scores),
+                "matched": matched_by_group(rows, scores, selection_rate),
+            }
+    return _Found(
+        figures=figures,
+        gaps=label_gaps_frame(rows, predictions, groups, n_boot, rng),
+        worst=worst_accuracies(groups, rows.names, rows.values, confidence),
+        warnings=flags,
+        cells=cells_frame(rows, tally),
+        **curves,
+    )
+
+
+def _of_numbers(
+    rows: Rows, predictions: Floats, options: Options, rng: np.random.Generator
+) -> _Found:
+    confidence, n_boot = options.confidence, options.n_boot
+    figures = regression_figures(rows, predictions, confidence, n_boot, rng)
+    # One-sided bounds are those of an interval that leaves twice as much out.
+    one_sided = regression_figures(rows, predictions, 2 * confidence - 1, n_boot, rng)["mae"]
+    return _Found(
+        figures=figures,
+        gaps=number_gaps_frame(rows, predictions, n_boot, rng),
+        worst=worst_error(one_sided.interval, one_sided.n, rows.names),
+        warnings=flag_small_groups(rows.group_sizes(), rows.names, options.min_group_size),
+    )
+
+
+def _reference(rows: Rows, reference: str | None) -> int:
     if reference is None:
-        return int(counts.sum((1, 2)).argmax())
+        return int(rows.group_sizes().argmax())
     if reference not in rows.names:
         raise ValueError(
             f"`reference` must be a group that has rows, got {reference!r}. There are: "
@@ -226,9 +405,16 @@ def _reference(rows: Rows, counts: NDArray[np.int64], reference: str | None) -> 
     return rows.names.index(reference)
 
 
-def _hash(rows: Rows, predictions: NDArray[np.int64], scores: NDArray[np.float64] | None) -> str:
-    digest = hashlib.sha256(repr((rows.groups.names, rows.labels.values)).encode())
-    for column in (rows.groups.codes, rows.labels.codes, predictions, scores):
+def _hash(rows: Rows, predictions: NDArray[Any], scores: Floats | None) -> str:
+    digest = hashlib.sha256(repr((rows.groups.names, rows.values)).encode())
+    columns = (rows.groups.codes, rows.truth, predictions, scores, rows.weights, rows.repeats)
+    for column in columns:
         if column is not None:
-            digest.update(column.tobytes())
+            digest.update(np.ascontiguousarray(column))
     return digest.hexdigest()
+
+
+def _checked(method: str) -> str:
+    if method not in get_args(Method):
+        raise ValueError(f"`method` must be one of {get_args(Method)}, got {method!r}.")
+    return method

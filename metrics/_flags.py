@@ -1,5 +1,6 @@
 """What a reader must know before the figures, in plain words. No flag: an empty list."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,30 +22,47 @@ def flag_unknown(n_unknown: int, n_rows: int) -> list[str]:
     ]
 
 
+def flag_small_groups(sizes: NDArray[np.int64], names: Sequence[str], min_size: int) -> list[str]:
+    """Flag groups with fewer rows than `min_size`; sizes are (K,)."""
+    small = [f"{names[k]} ({sizes[k]})" for k in np.flatnonzero(sizes < min_size)]
+    return _flag_small("groups", small, min_size)
+
+
 def flag_small_cells(
-    counts: NDArray[np.int64], names: tuple[str, ...], values: tuple[Any, Any], min_size: int
+    sizes: NDArray[Any], names: Sequence[str], values: Sequence[Any], min_size: int
 ) -> list[str]:
-    """Flag (group, label) cells with fewer rows than `min_size`; counts are (K, 2, 2)."""
-    sizes = counts.sum(2)  # (K, 2)
+    """Flag (group, label) cells with fewer rows than `min_size`; sizes are (K, C)."""
     small = [
-        f"{cell_name(names[k], values[y])} ({sizes[k, y]})"
+        f"{cell_name(names[k], values[y])} ({sizes[k, y]:.0f})"
         for k, y in np.argwhere((sizes > 0) & (sizes < min_size))
     ]
+    return _flag_small("cells", small, min_size)
+
+
+def _flag_small(what: str, small: list[str], min_size: int) -> list[str]:
     if not small:
         return []
-    return [f"Small cells, fewer than {min_size} rows: {_list(small)}. Read their intervals."]
+    return [f"Small {what}, fewer than {min_size} rows: {_list(small)}. Read their intervals."]
 
 
-def flag_undefined(
-    counts: NDArray[np.int64], names: tuple[str, ...], values: tuple[Any, Any]
-) -> list[str]:
-    """Flag figures that are n/a because a group lacks the rows; counts are (K, 2, 2)."""
-    other, favourable = values
-    causes = {
-        f"tpr, fnr and balanced accuracy (no row with y={favourable})": counts[:, 1].sum(1),
-        f"fpr and balanced accuracy (no row with y={other})": counts[:, 0].sum(1),
-        f"precision (no row predicted {favourable})": counts[:, :, 1].sum(1),
-    }
+def flag_undefined(counts: NDArray[Any], names: Sequence[str], values: Sequence[Any]) -> list[str]:
+    """Flag figures that are n/a because a group lacks the rows; counts are (K, C, C)."""
+    of_label, of_prediction = counts.sum(2), counts.sum(1)  # (K, C)
+    if len(values) == 2:
+        other, favourable = values
+        causes = {
+            f"tpr, fnr and balanced accuracy (no row with y={favourable})": of_label[:, 1],
+            f"fpr and balanced accuracy (no row with y={other})": of_label[:, 0],
+            f"precision (no row predicted {favourable})": of_prediction[:, 1],
+        }
+    else:
+        causes = {
+            f"tpr[{v}] and balanced accuracy (no row with y={v})": of_label[:, c]
+            for c, v in enumerate(values)
+        } | {
+            f"precision[{v}] and macro precision (no row predicted {v})": of_prediction[:, c]
+            for c, v in enumerate(values)
+        }
     return [
         f"Undefined: {what} in {_list([names[k] for k in np.flatnonzero(n == 0)])}."
         for what, n in causes.items()

@@ -1,83 +1,69 @@
-"""The tables of an audit, from encoded rows and cell counts: all rows first, (1 + K, 2, 2)."""
+"""The tables of an audit, from figures (1 + K,): all rows first, then each group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from ._intervals import Interval, balanced, difference, wilson
-from ._permutation import GAPS, gap_p
-from ._rates import divide, successes_and_trials
+from ._calibration import calibration_frame
+from ._figures import Figure
+from ._intervals import Interval, difference, ratio, two_sided
+from ._rates import Floats, Ints, Tally
 from ._rows import Rows
-from ._worst import gap, worst_cell, worst_group
+from ._scores import are_probabilities, parts
+from ._sweep import cuts, matched_row, sweep_frame
 
 OVERALL = "overall"
 
-_METHODS = {
-    "balanced_accuracy": "square-and-add",
-    "auc": "DeLong",
-    "brier": "normal",
-    "ece": "none",
-}  # every other figure: Wilson
 
-
-def rate_intervals(counts: NDArray[np.int64], z: float) -> dict[str, Interval]:
-    """Return every figure that is a function of the counts, each (1 + K,)."""
-
-    def rate(name: str) -> Interval:
-        return wilson(*successes_and_trials(counts, name), z)
-
-    return {
-        "base_rate": rate("base_rate"),
-        "accuracy": rate("accuracy"),
-        "balanced_accuracy": balanced(rate("tpr"), rate("fpr")),
-        "selection_rate": rate("selection_rate"),
-        "tpr": rate("tpr"),
-        "fpr": rate("fpr"),
-        "fnr": rate("fnr"),
-        "precision": rate("precision"),
-    }
-
-
-def by_group_frame(
-    rows: Rows, counts: NDArray[np.int64], figures: dict[str, Interval]
-) -> pd.DataFrame:
+def by_group_frame(rows: Rows, figures: Mapping[str, Figure]) -> pd.DataFrame:
     """Return n and the figures of each combination of levels, present or not."""
-    values = {name: figure.value[1:] for name, figure in figures.items()}
-    present = pd.DataFrame({"n": counts[1:].sum((1, 2)), **values}, index=rows.present_index)
-    frame = present.reindex(rows.groups.index)
+    columns = {"n": rows.group_sizes()}
+    if rows.weights is not None:
+        known = rows.codes >= 0
+        columns["weight"] = np.bincount(rows.codes[known], rows.weights[known], len(rows.names))
+    columns |= {name: figure.interval.value[1:] for name, figure in figures.items()}
+    frame = pd.DataFrame(columns, index=rows.present_index).reindex(rows.groups.index)
     return frame.assign(n=frame["n"].fillna(0).astype(np.int64))
 
 
-def cells_frame(rows: Rows, counts: NDArray[np.int64]) -> pd.DataFrame:
+def cells_frame(rows: Rows, tally: Tally) -> pd.DataFrame:
     """Return the rows of each (group, label) cell, one column a label value."""
-    columns = list(rows.labels.values)
-    present = pd.DataFrame(counts[1:].sum(2), index=rows.present_index, columns=columns)
+    n = tally.n[1:].sum(2).astype(np.int64)
+    present = pd.DataFrame(n, index=rows.present_index, columns=list(rows.values))
     return present.reindex(rows.groups.index, fill_value=0)
 
 
-def intervals_frame(rows: Rows, figures: dict[str, Interval]) -> pd.DataFrame:
+def intervals_frame(names: Sequence[str], figures: Mapping[str, Figure]) -> pd.DataFrame:
     """Return each figure of all rows and of each group, and how its interval was made."""
-    frame = long_frame([OVERALL, *rows.names], figures)
-    metrics = frame.index.get_level_values("metric")
-    return frame.assign(method=[_METHODS.get(metric, "Wilson") for metric in metrics])
+    frame = long_frame([OVERALL, *names], {name: f.interval for name, f in figures.items()})
+    return frame.assign(
+        method=[figure.method for figure in figures.values()] * (1 + len(names)),
+        n=np.stack([figure.n for figure in figures.values()], axis=1).ravel(),
+    )
 
 
-def disparities_frame(rows: Rows, figures: dict[str, Interval], reference: int) -> pd.DataFrame:
+def disparities_frame(
+    names: Sequence[str], figures: Mapping[str, Figure], reference: int
+) -> pd.DataFrame:
     """Return the difference and ratio of each group to the group at position `reference`."""
-    others = [k for k in range(len(rows.names)) if k != reference]
-    differences, ratios = {}, []
+    others = [k for k in range(len(names)) if k != reference]
+    differences, ratios = {}, {}
     for name, figure in figures.items():
-        group = Interval(*(bound[1:][others] for bound in figure))
-        base = Interval(*(bound[1:][reference] for bound in figure))
+        group = Interval(*(bound[1:][others] for bound in figure.interval))
+        base = Interval(*(bound[1:][reference] for bound in figure.interval))
         differences[name] = difference(group, base)
-        ratios.append(divide(group.value, base.value))
-    frame = long_frame([rows.names[k] for k in others], differences)
-    return frame.rename(columns={"value": "difference"}).assign(ratio=np.array(ratios).T.ravel())
+        ratios[name] = ratio(group, base)
+    other_names = [names[k] for k in others]
+    renamed = {"value": "ratio", "low": "ratio_low", "high": "ratio_high"}
+    return (
+        long_frame(other_names, differences)
+        .rename(columns={"value": "difference"})
+        .join(long_frame(other_names, ratios).rename(columns=renamed))
+    )
 
 
-def long_frame(names: Sequence[str], figures: dict[str, Interval]) -> pd.DataFrame:
+def long_frame(names: Sequence[str], figures: Mapping[str, Interval]) -> pd.DataFrame:
     """Return intervals, each (names,), with one row for each name and figure."""
     index = pd.MultiIndex.from_product([list(names), list(figures)], names=["group", "metric"])
     columns = {
@@ -99,22 +85,44 @@ def group_names(intervals: pd.DataFrame) -> list[str]:
     return [str(name) for name in intervals.index.unique("group") if name != OVERALL]
 
 
-def gaps_frame(
-    rows: Rows, counts: NDArray[np.int64], n_draws: int, random_state: int
-) -> pd.DataFrame:
-    """Return each gap between the groups with its permutation p."""
-    rng = np.random.default_rng(random_state)
+def calibration_by_group(rows: Rows, scores: Floats, confidence: float) -> pd.DataFrame | None:
+    """Return the calibration of all rows and of each group; None where scores leave [0, 1]."""
+    if not are_probabilities(scores):
+        return None
+    z = two_sided(confidence)
+    return _stacked(
+        rows, lambda truth, score, weight: calibration_frame(truth, score, weight, z), scores
+    )
+
+
+def sweep_by_group(rows: Rows, scores: Floats) -> pd.DataFrame:
+    """Return what each cut of the score would do to all rows and to each group."""
+    at = cuts(scores)
+    return _stacked(
+        rows, lambda truth, score, weight: sweep_frame(truth, score, weight, at), scores
+    )
+
+
+def matched_by_group(rows: Rows, scores: Floats, selection_rate: float) -> pd.DataFrame:
+    """Return the rates of each group, cut where it selects as large a share as the model does."""
+    weights = rows.each_weight()
     found = {
-        name: gap(counts[1:], rows.names, name)._asdict()
-        | {"p": gap_p(counts[1:], name, n_draws, rng)}
-        for name in GAPS
+        name: matched_row(rows.truth[part], scores[part], weights[part], selection_rate)
+        for name, part in zip(
+            [OVERALL, *rows.names], parts(rows.codes, len(rows.names)), strict=True
+        )
     }
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("gap")
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("group")
 
 
-def worst_frame(rows: Rows, counts: NDArray[np.int64], confidence: float) -> pd.DataFrame:
-    """Return the group and the cell with the lowest accuracy, with bounds."""
-    group = worst_group(counts[1:], rows.names, confidence)
-    cell = worst_cell(counts[1:], rows.names, rows.labels.values, confidence)
-    found = {"worst_group_accuracy": group._asdict(), "worst_cell_accuracy": cell._asdict()}
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("figure")
+def _stacked(
+    rows: Rows, of: Callable[[Ints, Floats, Floats], pd.DataFrame], scores: Floats
+) -> pd.DataFrame:
+    weights = rows.each_weight()
+    frames = {
+        name: of(rows.truth[part], scores[part], weights[part])
+        for name, part in zip(
+            [OVERALL, *rows.names], parts(rows.codes, len(rows.names)), strict=True
+        )
+    }
+    return pd.concat(frames, names=["group"])

@@ -23,16 +23,23 @@ class Groups:
     names: tuple[str, ...]  # (K,), "sex=female, race=black"
 
 
-def encode_groups(sensitive_features: Any, n_rows: int) -> Groups:
-    """Encode the rows; a row that lacks any of the features is unknown, never a group."""
-    frame = _frame(sensitive_features)
+def encode_groups(
+    sensitive_features: Any, n_rows: int, repeats: NDArray[np.int64] | None = None
+) -> Groups:
+    """Encode the rows; a row that lacks any of the features is unknown, never a group.
+
+    `repeats` are the rows that each entry stands for, None for 1.
+    """
+    frame = feature_frame(sensitive_features)
     check_length(len(frame), n_rows, "sensitive_features")
     codes = np.zeros(n_rows, dtype=np.int64)
     unknown = np.zeros(n_rows, dtype=bool)
     levels: list[NDArray[Any]] = []
     for name, column in frame.items():
         column_codes, uniques = pd.factorize(column, sort=True)
-        _check_levels(str(name), len(uniques), int((column_codes >= 0).sum()))
+        known = column_codes >= 0
+        n_known = int(known.sum() if repeats is None else repeats[known].sum())
+        _check_levels(str(name), len(uniques), n_known)
         codes = codes * max(len(uniques), 1) + column_codes
         unknown |= column_codes < 0
         levels.append(np.asarray(uniques))
@@ -45,7 +52,8 @@ def encode_groups(sensitive_features: Any, n_rows: int) -> Groups:
     return Groups(np.where(unknown, -1, codes), index, _names(index))
 
 
-def _frame(features: Any) -> pd.DataFrame:
+def feature_frame(features: Any) -> pd.DataFrame:
+    """Return the sensitive features as columns."""
     if isinstance(features, pd.DataFrame):
         frame = features
     elif isinstance(features, Mapping):

@@ -1,7 +1,7 @@
 """Confidence intervals that need no draws. All of them work on arrays of any one shape."""
 
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,9 @@ def two_sided(confidence: float) -> float:
     return quantile((1 + confidence) / 2)
 
 
-def wilson(successes: NDArray[np.int64], trials: NDArray[np.int64], z: float) -> Interval:
+def wilson(
+    successes: NDArray[Any], trials: NDArray[Any], z: float, n_eff: Floats | None = None
+) -> Interval:
     r"""Wilson's score interval of a proportion.
 
     .. math:: \frac{p + z^2 / 2n \pm z \sqrt{p (1 - p) / n + z^2 / 4 n^2}}{1 + z^2 / n}
@@ -39,7 +41,7 @@ def wilson(successes: NDArray[np.int64], trials: NDArray[np.int64], z: float) ->
         ``binomtest(...).proportion_ci(method="wilson")``, which takes one proportion at a time.
     """
     share = divide(successes, trials)
-    n = np.where(trials == 0, np.nan, trials)
+    n = np.where(trials == 0, np.nan, trials if n_eff is None else n_eff)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # At 0 and at n the bound is the estimate, which rounding would miss by 1e-17.
@@ -85,3 +87,10 @@ def bound_of_least(
     """
     z = quantile(confidence)
     return float(wilson(successes, trials, z).low.min())
+
+
+def ratio(numerator: Interval, denominator: Interval) -> Interval:
+    """Temporary."""
+    a, b = numerator, denominator
+    value = divide(a.value, b.value)
+    return Interval(value, divide(a.low, b.high), divide(a.high, b.low))

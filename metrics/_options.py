@@ -1,4 +1,4 @@
-"""The settings that `audit` and `tradeoff` share."""
+"""The settings that `audit`, `audit_counts` and `tradeoff` share."""
 
 from dataclasses import dataclass
 

@@ -1,75 +1,187 @@
-"""Changes between two models on the same rows, with intervals."""
+"""Changes between two models on the same rows, with intervals, each (1 + K,)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._intervals import Interval, difference, normal
-from ._rates import RATES, divide
-from ._scores import auc_components, parts, variance_of_mean
+from ._bootstrap import cell_replicates, percentile, row_replicates
+from ._figures import effective_sizes, macro_averages
+from ._intervals import Interval, difference, normal, two_sided
+from ._rates import RATES, Floats, Ints, Tally, divide
+from ._regression import FIGURES, Moments
+from ._rows import Rows
+from ._scores import LOSSES, auc_and_influence, loss_moments, parts, weighted_means
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-_PAIRED_RATES = ("accuracy", "selection_rate", "tpr", "fpr", "fnr")
-
-
-def paired_counts(codes: Ints, labels: Ints, before: Ints, after: Ints, n_groups: int) -> Ints:
-    """Count label × prediction × prediction: all rows, then each group, (1 + K, 2, 2, 2)."""
-    cells = (codes + 1) * 8 + labels * 4 + before * 2 + after
-    counts = np.bincount(cells, minlength=8 * (n_groups + 1)).reshape(-1, 2, 2, 2)
-    return np.concatenate([counts.sum(0, keepdims=True), counts[1:]])
+# Precision is not among them: the rows that it looks at change with the prediction.
+_RATES = ("accuracy", "selection_rate", "tpr", "fpr", "fnr")
+_MAX_CELLS = 50_000_000
+_BLOCK = 20_000_000  # cells that are drawn at a time
 
 
-def rate_changes(counts: Ints, z: float) -> dict[str, Interval]:
-    """Return the change of each rate that is a share of rows fixed beforehand.
-
-    Precision is not among them: the rows that it looks at change with the prediction.
-    """
-    changes = {rate: _rate_change(counts, rate, z) for rate in _PAIRED_RATES}
-    both = difference(changes["tpr"], changes["fpr"])  # of different rows, so independent
-    changes["balanced_accuracy"] = Interval(*(bound / 2 for bound in both))
+def label_changes(
+    rows: Rows,
+    before: Ints,
+    after: Ints,
+    confidence: float,
+    n_boot: int,
+    rng: np.random.Generator,
+) -> dict[str, Interval]:
+    """Return the changes of what is made of labels."""
+    c, k = len(rows.values), len(rows.names)
+    if (1 + k) * c**3 > _MAX_CELLS:
+        raise ValueError(
+            f"`y_preds` of {c} labels in {k} groups are too many cells to compare. Merge labels or "
+            "groups."
+        )
+    tally = rows.tally(before, after)  # (1 + K, C, C, C): label, before, after
+    z = two_sided(confidence)
+    drawn = _macro_changes(tally, confidence, n_boot, rng)
+    if rows.task == "binary":
+        changes = {rate: rate_change(tally, rate, z) for rate in _RATES}
+        both = difference(changes["tpr"], changes["fpr"])  # of different rows, so independent
+        changes["balanced_accuracy"] = Interval(*(bound / 2 for bound in both))
+        return changes | {"precision": drawn["precision"]}
+    changes = {"accuracy": _accuracy_change(tally, z)}
+    changes |= {name: drawn[name] for name in drawn if name != "precision"}
+    for label, value in enumerate(rows.values):
+        one = tally.against_rest(label, 3)
+        for rate in ("selection_rate", "tpr", "fpr"):
+            changes[f"{rate}[{value}]"] = rate_change(one, rate, z)
     return changes
 
 
-def score_changes(
-    codes: Ints, labels: Ints, before: Floats, after: Floats, n_groups: int, z: float
-) -> dict[str, Interval]:
-    """Return the changes of auc and brier, each (1 + K,); NaN bounds where nothing varies.
-
-    The AUC's by DeLong's components, paired; the Brier score's by the mean of paired differences.
-    """
-    scores = np.concatenate([before, after])
-    is_probability = bool(((scores >= 0) & (scores <= 1)).all())
-    rows = []
-    for part in parts(codes, n_groups):
-        y, s0, s1 = labels[part], before[part], after[part]
-        pairs = zip(auc_components(y, s0), auc_components(y, s1), strict=True)
-        moved = [new - old for old, new in pairs]
-        auc = moved[0].mean() if len(moved[0]) else np.nan
-        error = (s1 - y) ** 2 - (s0 - y) ** 2 if is_probability else np.empty(0)
-        brier = error.mean() if len(error) else np.nan
-        rows.append((auc, sum(map(variance_of_mean, moved)), brier, variance_of_mean(error)))
-    auc_, auc_var, brier_, brier_var = np.array(rows).T
-    return {"auc": normal(auc_, auc_var, z, -1), "brier": normal(brier_, brier_var, z, -1)}
+def rate_change(tally: Tally, rate: str, z: float) -> Interval:
+    """Return the change of a share of rows fixed beforehand, of a tally (1 + K, 2, 2, 2)."""
+    success, looked_at = (np.array(mask) for mask in RATES[rate])
+    rows = looked_at[:, :1, None]  # by label only, (2, 1, 1)
+    gained = (1 - success)[:, :, None] * success[:, None, :] * rows
+    lost = success[:, :, None] * (1 - success)[:, None, :] * rows
+    return _share_change(tally, gained, lost, rows, z)
 
 
-def _rate_change(counts: Ints, rate: str, z: float) -> Interval:
+def _accuracy_change(tally: Tally, z: float) -> Interval:
+    right = np.eye(tally.n.shape[-1], dtype=np.int64)
+    gained = (1 - right)[:, :, None] * right[:, None, :]
+    lost = right[:, :, None] * (1 - right)[:, None, :]
+    return _share_change(tally, gained, lost, np.ones_like(gained), z)
+
+
+def _share_change(tally: Tally, gained: Ints, lost: Ints, rows: Ints, z: float) -> Interval:
     r"""Change of a share and its interval, from the rows that changed in each direction.
 
     .. math:: \frac{b - c}{n + 2} \pm z \frac{\sqrt{b + c + 1 - (b - c)^2 / (n + 2)}}{n + 2}
+
+    Weighted rows count as the effective number of rows.
 
     Source:
         A. Agresti, Y. Min (2005), https://doi.org/10.1002/sim.1781: half a row is added to each of
         the four cells of McNemar's table, so that no change is not taken for certain.
     """
-    success, looked_at = (np.array(mask) for mask in RATES[rate])
-    rows = looked_at[:, :1, None]  # by label only, (2, 1, 1)
-    gained = (1 - success)[:, :, None] * success[:, None, :] * rows
-    lost = success[:, :, None] * (1 - success)[:, None, :] * rows
-    b, c, n = ((counts * mask).sum((-3, -2, -1)) for mask in (gained, lost, rows))
-    value = divide(b - c, n)
+    axes = (-3, -2, -1)
+    b, c, total = ((tally.weight * mask).sum(axes) for mask in (gained, lost, rows))
+    value = divide(b - c, total)
+    n = divide(total**2, (tally.square * rows).sum(axes))
+    b, c = (divide(part, total) * n for part in (b, c))
     centre = (b - c) / (n + 2)
     half = z * np.sqrt(b + c + 1 - (b - c) ** 2 / (n + 2)) / (n + 2)
     low = np.clip(centre - half, -1, value)
     high = np.clip(centre + half, value, 1)
     return Interval(value, low, high)
+
+
+def score_changes(
+    rows: Rows,
+    before: Floats,
+    after: Floats,
+    confidence: float,
+    n_boot: int,
+    rng: np.random.Generator,
+) -> dict[str, Interval]:
+    """Return the changes of auc, brier and log_loss; NaN bounds where nothing varies.
+
+    The AUC's by DeLong's components, paired; the losses' by drawn rows.
+    """
+    moments = np.concatenate([loss_moments(rows, before), loss_moments(rows, after)], axis=1)
+    weights = moments[:, 0]
+    auc, losses = [], []
+    for part in parts(rows.codes, len(rows.names)):
+        truth = rows.truth[part]
+        (old, phi_old), (new, phi_new) = (
+            auc_and_influence(truth, scores[part], weights[part]) for scores in (before, after)
+        )
+        auc.append((new - old, ((phi_new - phi_old) ** 2).sum()))
+        losses.append(_changes_of_means(moments[part], confidence, n_boot, rng))
+    z = two_sided(confidence)
+    value, variance = np.array(auc, dtype=np.float64).T
+    bounds = np.array(losses, dtype=np.float64).transpose(1, 2, 0)  # (losses, 3, 1 + K)
+    return {
+        "auc": normal(value, variance, z, -1),
+        **{name: Interval(*each) for name, each in zip(LOSSES, bounds, strict=True)},
+    }
+
+
+def number_changes(
+    rows: Rows,
+    before: Floats,
+    after: Floats,
+    confidence: float,
+    n_boot: int,
+    rng: np.random.Generator,
+) -> dict[str, Interval]:
+    """Return the changes of the figures of a regression, by drawn rows."""
+    old, new = Moments.of(rows, before), Moments.of(rows, after)
+    names = [name for name in FIGURES if name != "mean_true"]
+    bounds = []
+    for part in parts(rows.codes, len(rows.names)):
+        each = np.concatenate([old.each[part], new.each[part]], axis=1)
+        means = np.concatenate([each.mean(0)[None], row_replicates(each, n_boot, rng)])
+        first, second = old.figures(means[:, :6]), new.figures(means[:, 6:])
+        bounds.append(
+            [_bounds(second[name] - first[name], confidence, len(each)) for name in names]
+        )
+    by_figure = np.array(bounds, dtype=np.float64).transpose(1, 2, 0)
+    return {name: Interval(*each) for name, each in zip(names, by_figure, strict=True)}
+
+
+def _macro_changes(
+    tally: Tally, confidence: float, n_boot: int, rng: np.random.Generator
+) -> dict[str, Interval]:
+    """Return the changes of precision and of the means over labels, by drawn cells."""
+    found: dict[str, list[Interval]] = {}
+    for counts, size in zip(tally.weight, effective_sizes(tally), strict=True):
+        cells = np.flatnonzero(counts)
+        step = max(1, _BLOCK // counts.size)
+        blocks = [_macro_change(counts[None])]
+        for start in range(0, n_boot, step):
+            n = min(step, n_boot - start)
+            drawn = np.zeros((n, counts.size))
+            drawn[:, cells] = cell_replicates(counts.ravel()[cells], n, rng, n_eff=size)
+            blocks.append(_macro_change(drawn.reshape(n, *counts.shape)))
+        for name in blocks[0]:
+            changes = np.concatenate([block[name] for block in blocks])
+            found.setdefault(name, []).append(_bounds(changes, confidence, size))
+    return {name: Interval(*np.array(each, dtype=np.float64).T) for name, each in found.items()}
+
+
+def _macro_change(cells: Floats) -> dict[str, NDArray[np.float64]]:
+    """Return the changes, each (n,), from cells (n, C, C, C)."""
+    before, after = cells.sum(-1), cells.sum(-2)
+    old, new = macro_averages(before), macro_averages(after)
+    changes = {name: new[name] - old[name] for name in old}
+    precision = [divide(part[:, 1, 1], part[:, :, 1].sum(1)) for part in (before, after)]
+    return changes | {"precision": precision[1] - precision[0]}
+
+
+def _changes_of_means(
+    moments: Floats, confidence: float, n_boot: int, rng: np.random.Generator
+) -> list[Interval]:
+    half = moments.shape[1] // 2
+    means = moments.mean(0)[None] if len(moments) else np.full((1, 2 * half), np.nan)
+    if not np.isnan(means).any():
+        means = np.concatenate([means, row_replicates(moments, n_boot, rng)])
+    changes = weighted_means(means[:, half:]) - weighted_means(means[:, :half])
+    return [_bounds(change, confidence, len(moments)) for change in changes.T]
+
+
+def _bounds(values: Floats, confidence: float, n_rows: float) -> Interval:
+    """Return the interval of an estimate, which is the first value, by its replicates."""
+    return percentile(values[0], values[1:], confidence, n_rows)

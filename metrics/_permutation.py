@@ -1,58 +1,60 @@
-"""Permutation p-values of gaps, from the cell counts alone."""
+"""Temporary."""
+
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._rates import divide, successes_and_trials
-
-# A gap is the largest max - min of its rates.
-GAPS = {
-    "accuracy_difference": ("accuracy",),
-    "demographic_parity_difference": ("selection_rate",),
-    "equalized_odds_difference": ("tpr", "fpr"),
-}
-
-_MAX_DRAWN = 1_000_000  # counts held at a time, so that thousands of groups fit into memory
+from ._rates import Floats, Ints, divide
 
 
-def gap_p(
-    counts: NDArray[np.int64],  # (K, 2, 2)
-    gap: str,
-    n_draws: int,
-    rng: np.random.Generator,
-) -> float:
-    r"""Share of relabelled data sets with a gap at least as large as the one found.
+class RowSet(NamedTuple):
+    """Rows that are shuffled among the groups: values (N, M), codes (N,), weights (N,) or None."""
 
-    .. math:: p = (1 + \#\{\text{gap}_{draw} \ge \text{gap}\}) / (1 + n_{draws})
+    values: Floats
+    codes: Ints
+    weights: Floats | None
 
-    Shuffling the groups over the rows that a rate looks at (for equalized odds: the rows of each
-    label apart) makes the successes per group multivariate hypergeometric, so the counts are drawn
-    and the rows never touched: the cost does not depend on their number. NaN where a group has no
-    such rows.
 
-    Source:
-        As `scipy.stats.permutation_test` with `permutation_type="independent"`, whose p-value of
-        random permutations this is; B. Phipson, G. K. Smyth (2010), https://arxiv.org/abs/1603.05766.
-    """
-    tables = [successes_and_trials(counts, rate) for rate in GAPS[gap]]
-    if any((trials == 0).any() for _, trials in tables):
+def _spread(shares):
+    return np.ptp(shares, axis=-2).max(-1)
+
+
+def gap_p(tables, n_draws, rng):
+    tables = [np.asarray(t, dtype=np.int64) for t in tables]
+    tables = [t for t in tables if t.sum()]
+    if any((t.sum(1) == 0).any() for t in tables):
         return float("nan")
-    found = max(np.ptp(divide(*table)) for table in tables)
-    block = max(1, _MAX_DRAWN // len(counts))
-    n_at_least = 0
-    for start in range(0, n_draws, block):
-        size = min(block, n_draws - start)
-        gaps = [
-            np.ptp(_shuffled(successes, trials, size, rng) / trials, axis=1)
-            for successes, trials in tables
-        ]
-        # Equal gaps of other groups round differently.
-        n_at_least += int((np.max(gaps, axis=0) >= found - 1e-12).sum())
-    return (1 + n_at_least) / (1 + n_draws)
+    found = max(_spread(t / t.sum(1, keepdims=True)) for t in tables)
+    draws = np.full(n_draws, -np.inf)
+    for t in tables:
+        outcomes = np.repeat(np.arange(t.shape[1]), t.sum(0))
+        codes = np.repeat(np.arange(t.shape[0]), t.sum(1))
+        if t.shape[1] == 2:
+            s = rng.multivariate_hypergeometric(t.sum(1), t.sum(0)[0], n_draws, method="marginals")
+            draws = np.maximum(draws, np.ptp(s / t.sum(1), axis=1))
+            continue
+        for i in range(n_draws):
+            cells = np.bincount(
+                codes * t.shape[1] + rng.permutation(outcomes), minlength=t.size
+            ).reshape(t.shape)
+            draws[i] = max(draws[i], _spread(cells / t.sum(1, keepdims=True)))
+    return float((1 + (draws >= found - 1e-12).sum()) / (1 + n_draws))
 
 
-def _shuffled(
-    successes: NDArray[np.int64], trials: NDArray[np.int64], size: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw the successes of each group with the groups shuffled, (size, K)."""
-    return rng.multivariate_hypergeometric(trials, successes.sum(), size, method="marginals")
+def row_gap_p(sets, n_groups, n_draws, rng):
+    n_draws = min(n_draws, 200)
+
+    def stat(values, codes, weights):
+        w = np.ones(len(codes)) if weights is None else weights
+        total = np.bincount(codes, w, n_groups)
+        return max(np.ptp(divide(np.bincount(codes, w * v, n_groups), total)) for v in values.T)
+
+    found = max(stat(*s) for s in sets)
+    if np.isnan(found):
+        return float("nan")
+    n = sum(
+        max(stat(s.values[rng.permutation(len(s.values))], s.codes, s.weights) for s in sets)
+        >= found - 1e-12
+        for _ in range(n_draws)
+    )
+    return (1 + n) / (1 + n_draws)

@@ -1,13 +1,17 @@
-"""Rates as functions of the (group, label, prediction) cell counts.
+"""Rates as functions of the (group, label, prediction) cells.
 
-Counts have the shape (..., 2, 2): label, then prediction, 1 = favourable.
+A tally has the shape (..., C, C): label, then prediction. With two labels 1 is the favourable one,
+and the rates of one class of several are those of that class against the rest.
 """
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
-Rates = NDArray[np.float64]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # rate: (the cells [label][prediction] that count as a success, the cells that are looked at)
 _ALL = ((1, 1), (1, 1))
@@ -22,29 +26,82 @@ RATES = {
 }
 
 
-def cell_counts(codes: Counts, labels: Counts, predictions: Counts, n_groups: int) -> Counts:
-    """Count the rows of each cell, (1 + K, 2, 2); the first entry is of the unknown rows."""
-    cells = (codes + 1) * 4 + labels * 2 + predictions
-    return np.bincount(cells, minlength=4 * (n_groups + 1)).reshape(-1, 2, 2)
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Rows of each cell, and sums of their weights and squared weights; equal without weights."""
+
+    n: Floats
+    weight: Floats
+    square: Floats
+
+    def at(self, index: int | slice) -> "Tally":
+        """Return a part of the leading dimension."""
+        return Tally(self.n[index], self.weight[index], self.square[index])
+
+    def against_rest(self, label: int, n_axes: int = 2) -> "Tally":
+        """Return the tally of one label against all others: the last axes get the length 2."""
+
+        def fold(cells: Floats) -> Floats:
+            for axis in range(-n_axes, 0):
+                own = cells.take(label, axis)
+                cells = np.stack([cells.sum(axis) - own, own], axis)
+            return cells
+
+        return Tally(*(fold(part) for part in (self.n, self.weight, self.square)))
 
 
-def successes_and_trials(counts: Counts, rate: str) -> tuple[Counts, Counts]:
-    """Return numerator and denominator of a rate, each (...)."""
+class Share(NamedTuple):
+    """A weighted share of rows, (...): successes over trials."""
+
+    successes: Floats
+    trials: Floats
+    size: Floats  # rows of weight 1 that would be as sure, (sum of weights)² / sum of squares
+    n: Ints  # rows looked at
+
+    @property
+    def value(self) -> Floats:
+        """The share, NaN where no row is looked at."""
+        return divide(self.successes, self.trials)
+
+
+def share(tally: Tally, rate: str) -> Share:
+    """Return one of `RATES` of a tally with two labels."""
     success, looked_at = (np.array(mask) for mask in RATES[rate])
-    return (counts * success).sum((-2, -1)), (counts * looked_at).sum((-2, -1))
+    return masked_share(tally, success, looked_at)
 
 
-def divide(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> Rates:
+def masked_share(tally: Tally, success: Ints, looked_at: Ints) -> Share:
+    """Return the share of the cells marked in `success` in those marked in `looked_at`, (C, C).
+
+    Source:
+        L. Kish (1965), Survey Sampling, for the effective size.
+    """
+    trials = (tally.weight * looked_at).sum((-2, -1))
+    return Share(
+        successes=(tally.weight * success).sum((-2, -1)),
+        trials=trials,
+        size=divide(trials**2, (tally.square * looked_at).sum((-2, -1))),
+        n=(tally.n * looked_at).sum((-2, -1)).astype(np.int64),
+    )
+
+
+def accuracy(tally: Tally) -> Share:
+    """Return the share of the rows whose prediction is their label."""
+    c = tally.n.shape[-1]
+    return masked_share(tally, np.eye(c, dtype=np.int64), np.ones((c, c), dtype=np.int64))
+
+
+def divide(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> Floats:
     """Divide; NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator == 0, np.nan, np.true_divide(numerator, denominator))
 
 
-def rate(counts: Counts, name: str) -> Rates:
-    """Return one rate, (...); NaN where no row is looked at."""
-    return divide(*successes_and_trials(counts, name))
+def balanced_accuracy(tally: Tally) -> Floats:
+    """Return the mean of the labels' recalls, NaN where a label has no rows."""
+    return recalls(tally.weight).mean(-1)
 
 
-def balanced_accuracy(counts: Counts) -> Rates:
-    """Return (tpr + 1 - fpr) / 2, NaN where a label has no rows."""
-    return (rate(counts, "tpr") + 1 - rate(counts, "fpr")) / 2
+def recalls(counts: Floats) -> Floats:
+    """Return the recall of each label, (..., C), from (..., C, C)."""
+    return divide(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1))

@@ -1,78 +1,144 @@
-"""Figures of a score by group: AUC, Brier score, calibration error."""
+"""Figures of a score by group: AUC, Brier score, log loss, calibration error."""
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ._intervals import Interval, normal
-from ._rates import divide
+from ._bootstrap import percentile, row_replicates
+from ._calibration import calibration_error
+from ._figures import Figure
+from ._intervals import Interval, normal, two_sided
+from ._labels import floats
+from ._rates import Floats, Ints, divide
+from ._rows import Rows
 
-Floats = NDArray[np.float64]
-
-_N_BINS = 10
+LOSSES = ("brier", "log_loss")
 
 
-def auc_components(labels: NDArray[np.int64], scores: Floats) -> tuple[Floats, Floats]:
-    """Return what each positive (m,) and each negative row (n,) adds to the AUC.
+def encode_scores(y_score: Any, rows: Rows, name: str = "y_score") -> Floats:
+    """Return the scores of the favourable label, (N,), or of each of several labels, (N, C)."""
+    if rows.task == "regression":
+        raise ValueError(f"`{name}` is of labels; a regression has none.")
+    n_columns = 1 if rows.task == "binary" else len(rows.values)
+    array = y_score if np.ndim(y_score) == 1 else np.asarray(y_score)
+    if np.ndim(array) == 1 and n_columns == 1:
+        return floats(array, len(rows.truth), name)
+    if np.ndim(array) != 2 or array.shape[1] != n_columns:
+        raise ValueError(
+            f"`{name}` must have {n_columns} column{'s' if n_columns > 1 else ''}, one for each of "
+            f"{', '.join(map(repr, rows.values))}, got the shape {np.shape(array)}."
+            if n_columns > 1
+            else f"`{name}` must be one column, of the favourable label, got {np.shape(array)}."
+        )
+    columns = [floats(array[:, c], len(rows.truth), name) for c in range(n_columns)]
+    return columns[0] if n_columns == 1 else np.stack(columns, axis=1)
 
-    A positive row's component is the share of negative rows below it, ties half; the AUC is the
-    mean of either. Empty where a label has no rows.
 
-    Source:
-        DeLong et al. (1988), https://doi.org/10.2307/2531595, by the mid-ranks of X. Sun, W. Xu
-        (2014), https://doi.org/10.1109/LSP.2014.2337313.
+def score_figures(
+    rows: Rows, scores: Floats, confidence: float, n_boot: int, rng: np.random.Generator
+) -> dict[str, Figure]:
+    """Return auc, brier, log_loss and ece, each (1 + K,).
+
+    Of several labels the AUC is the mean of each against the rest, the Brier score the sum over
+    the labels, and the calibration error that of the highest probability. What needs probabilities
+    is NaN unless all scores are in [0, 1]. The calibration error has no interval: it is biased
+    upwards by an amount that shrinks with the number of rows.
     """
-    positive, negative = scores[labels == 1], scores[labels == 0]
-    m, n = len(positive), len(negative)
-    if m == 0 or n == 0:
-        return np.empty(0), np.empty(0)
-    ranks = _ranks(np.concatenate([positive, negative]))
-    return (ranks[:m] - _ranks(positive)) / n, 1 - (ranks[m:] - _ranks(negative)) / m
-
-
-def auc_and_variance(components: tuple[Floats, Floats]) -> tuple[float, float]:
-    """Return the AUC and DeLong's variance of it, NaN with fewer than two rows of a label."""
-    if len(components[0]) == 0:
-        return float("nan"), float("nan")
-    return float(components[0].mean()), sum(variance_of_mean(part) for part in components)
-
-
-def variance_of_mean(values: Floats) -> float:
-    """Return the squared standard error, NaN for fewer than two values."""
-    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else float("nan")
-
-
-def score_intervals(
-    labels: NDArray[np.int64], scores: Floats, codes: NDArray[np.int64], n_groups: int, z: float
-) -> dict[str, Interval]:
-    """Return auc, brier and ece, each (1 + K,): of all rows, then of each group.
-
-    Brier score and calibration error are NaN unless every score is in [0, 1]. The calibration error
-    compares mean score and base rate in ten bins of equal width; it has no interval, because it is
-    biased upwards by an amount that shrinks with the number of rows.
-    """
-    is_probability = bool(((scores >= 0) & (scores <= 1)).all())
-    rows = []
-    for part in parts(codes, n_groups):
-        y, score = labels[part], scores[part]
-        error = (score - y) ** 2 if is_probability else np.empty(0)
-        brier = float(error.mean()) if len(error) else float("nan")
-        ece = _calibration_error(y, score) if len(error) else float("nan")
-        auc, auc_variance = auc_and_variance(auc_components(y, score))
-        rows.append((auc, auc_variance, brier, variance_of_mean(error), ece))
-    auc_, auc_var, brier_, brier_var, ece_ = np.array(rows).T
-    unknown = np.full_like(ece_, np.nan)
+    moments = loss_moments(rows, scores)
+    weights = moments[:, 0]
+    n, auc, losses, ece = [], [], [], []
+    for part in parts(rows.codes, len(rows.names)):
+        n.append(len(weights[part]))
+        auc.append(auc_and_variance(rows.truth[part], scores[part], weights[part]))
+        losses.append(_mean_bounds(moments[part], confidence, n_boot, rng))
+        ece.append(_calibration_error(rows.truth[part], scores[part], weights[part]))
+    sizes = np.array(n, dtype=np.int64)
+    value, variance = np.array(auc, dtype=np.float64).T
+    bounds = np.array(losses, dtype=np.float64).transpose(1, 2, 0)  # (losses, 3, 1 + K)
+    unknown = np.full(len(sizes), np.nan)
     return {
-        "auc": normal(auc_, auc_var, z),
-        "brier": normal(brier_, brier_var, z),
-        "ece": Interval(ece_, unknown, unknown),
+        "auc": Figure(normal(value, variance, two_sided(confidence)), sizes, "DeLong"),
+        **{
+            name: Figure(Interval(*each), sizes, "bootstrap of rows")
+            for name, each in zip(LOSSES, bounds, strict=True)
+        },
+        "ece": Figure(Interval(np.array(ece), unknown, unknown), sizes, "none"),
     }
 
 
-def parts(codes: NDArray[np.int64], n_groups: int) -> Iterator[NDArray[np.int64] | slice]:
+def loss_moments(rows: Rows, scores: Floats) -> Floats:
+    """Return weight, weighted Brier score and weighted log loss of each row, (N, 3)."""
+    weights = rows.each_weight()
+    if not are_probabilities(scores):
+        unknown = np.full(len(scores), np.nan)
+        return np.stack([weights, unknown, unknown], axis=1)
+    if scores.ndim == 1:
+        brier = (scores - rows.truth) ** 2
+        of_truth = np.where(rows.truth == 1, scores, 1 - scores)
+    else:
+        brier = ((scores - np.eye(scores.shape[1])[rows.truth]) ** 2).sum(1)
+        of_truth = scores[np.arange(len(scores)), rows.truth] / scores.sum(1)
+    # As in scikit-learn a probability of 0 is taken for the least that can be told from it.
+    log_loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).eps))
+    return np.stack([weights, weights * brier, weights * log_loss], axis=1)
+
+
+def are_probabilities(scores: Floats) -> bool:
+    """Tell whether all scores are in [0, 1]."""
+    return bool(((scores >= 0) & (scores <= 1)).all())
+
+
+def auc_and_variance(truth: Ints, scores: Floats, weights: Floats) -> tuple[float, float]:
+    """Return the AUC and DeLong's variance of it, NaN with fewer than two rows of a label."""
+    auc, influence = auc_and_influence(truth, scores, weights)
+    return auc, float((influence**2).sum())
+
+
+def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[float, Floats]:
+    r"""Return the AUC and what each row moves it by, (N,); the variance is the sum of squares.
+
+    .. math:: \text{AUC} = \frac{\sum_{i: y_i = 1} \sum_{j: y_j = 0} w_i w_j
+        (1[s_i > s_j] + 1[s_i = s_j] / 2)}{W_1 W_0}, \qquad
+        \phi_i = \sqrt{\tfrac{n_y}{n_y - 1}} \, w_i (V_i - \text{AUC}) / W_y
+
+    :math:`V_i` is the weighted share of the other label's rows that row i is on the right side of.
+    Several labels: the mean of each against the rest.
+
+    Source:
+        DeLong et al. (1988), https://doi.org/10.2307/2531595, in one sort as X. Sun, W. Xu (2014),
+        https://doi.org/10.1109/LSP.2014.2337313.
+    """
+    if scores.ndim == 2:
+        labels = range(scores.shape[1])
+        each = [auc_and_influence((truth == c) * 1, scores[:, c], weights) for c in labels]
+        return float(np.mean([auc for auc, _ in each])), np.mean([phi for _, phi in each], axis=0)
+    n = np.bincount(truth, minlength=2)
+    if n.min() == 0:
+        return float("nan"), np.full(len(truth), np.nan)
+    order = np.argsort(scores)
+    ordered, positive = scores[order], truth[order] == 1
+    run = np.cumsum(np.diff(ordered, prepend=ordered[0]) != 0)  # rows of one score share a run
+    weight = weights[order]
+    below = {}
+    for label in (0, 1):
+        inside = np.bincount(run, weights=weight * (positive == label))
+        below[label] = (np.cumsum(inside) - inside / 2)[run]
+    total = {label: float(weight[positive == label].sum()) for label in (0, 1)}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        right_of = np.where(positive, below[0] / total[0], 1 - below[1] / total[1])
+        auc = float((weight * right_of)[positive].sum() / total[1])
+        own = np.where(
+            positive, np.sqrt(n[1] / (n[1] - 1)) / total[1], np.sqrt(n[0] / (n[0] - 1)) / total[0]
+        )
+        influence = np.empty(len(truth))
+        influence[order] = own * weight * (right_of - auc)
+    return auc, influence
+
+
+def parts(codes: Ints, n_groups: int) -> Iterator[NDArray[np.int64] | slice]:
     """Yield what selects all rows, then the rows of each group."""
     yield slice(None)
     order = np.argsort(codes, kind="stable")
@@ -81,12 +147,25 @@ def parts(codes: NDArray[np.int64], n_groups: int) -> Iterator[NDArray[np.int64]
         yield order[start:end]
 
 
-def _calibration_error(labels: NDArray[np.int64], scores: Floats) -> float:
-    bins = np.minimum((scores * _N_BINS).astype(np.int64), _N_BINS - 1)
-    n = np.bincount(bins, minlength=_N_BINS)
-    gap = np.bincount(bins, weights=scores - labels, minlength=_N_BINS)
-    return float(np.nansum(np.abs(divide(gap, n)) * n) / len(labels))
+def weighted_means(moments: Floats) -> Floats:
+    """Return the means behind sums or means of `loss_moments`, (..., M - 1); weights come first."""
+    return divide(moments[..., 1:], moments[..., :1])
 
 
-def _ranks(values: Floats) -> Floats:
-    return np.asarray(pd.Series(values).rank(), dtype=np.float64)
+def _mean_bounds(
+    moments: Floats, confidence: float, n_boot: int, rng: np.random.Generator
+) -> list[Interval]:
+    values = weighted_means(moments.sum(0))
+    if np.isnan(values).any():
+        return [Interval(value, np.nan, np.nan) for value in values]
+    draws = weighted_means(row_replicates(moments, n_boot, rng))
+    return [
+        percentile(value, draws[:, i], confidence, len(moments)) for i, value in enumerate(values)
+    ]
+
+
+def _calibration_error(truth: Ints, scores: Floats, weights: Floats) -> float:
+    if scores.ndim == 2:
+        highest = scores.argmax(1)
+        truth, scores = (truth == highest) * 1, scores[np.arange(len(scores)), highest]
+    return calibration_error(truth, scores, weights) if are_probabilities(scores) else float("nan")

@@ -1,20 +1,21 @@
 """One model on one set of rows, as a few numbers."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._labels import encode_predictions, encode_scores
-from ._rates import balanced_accuracy, rate
+from ._gaps import group_means, label_gaps, number_gaps
+from ._rates import Floats, accuracy, balanced_accuracy, share
+from ._regression import Moments
 from ._rows import Rows, encode_rows
-from ._scores import auc_and_variance, auc_components
-from ._worst import gap, worst_cell, worst_group
+from ._scores import auc_and_influence, encode_scores
+from ._worst import worst_cell, worst_group
+
+Summary: TypeAlias = dict[str, float | str | int]
 
 
-def summary(
-    y_true: Any, y_pred: Any, *, sensitive_features: Any, y_score: Any = None
-) -> dict[str, float | str | int]:
+def summary(y_true: Any, y_pred: Any, *, sensitive_features: Any, y_score: Any = None) -> Summary:
     r"""Return the figures that one row of a trade-off table shows, without intervals.
 
     .. math::
@@ -28,16 +29,18 @@ def summary(
     figures and in no group.
 
     Args:
-        y_true: The label of each row; two values, as in `audit`.
-        y_pred: The prediction for each row, of the same two values.
+        y_true: The truth of each row, as in `audit`.
+        y_pred: The prediction for each row, likewise.
         sensitive_features: One value a row, or one column a feature; several make intersections.
-        y_score: Score of the favourable label for each row, any scale; None leaves ``auc`` NaN.
+        y_score: Scores as in `audit`; None leaves ``auc`` NaN.
 
     Returns:
-        Shares in [0, 1]: ``accuracy``, ``balanced_accuracy``, ``auc``, ``selection_rate``,
+        Of two labels shares in [0, 1]: ``accuracy``, ``balanced_accuracy``, ``auc``, ``selection_rate``,
         ``worst_group_accuracy``, ``worst_cell_accuracy``; gaps in [0, 1], 0 = none:
         ``equalized_odds_difference``, ``demographic_parity_difference``; names: ``worst_group``,
-        ``worst_cell``; the rows of that cell: ``worst_cell_n``.
+        ``worst_cell``; the rows of that cell: ``worst_cell_n``. Several labels have no
+        ``selection_rate``. Numbers have ``mae``, ``rmse``, ``bias``, ``r2``, ``worst_group_mae``,
+        ``worst_group``, ``mae_difference`` and ``bias_difference``.
 
     Raises:
         ValueError: On input that `audit` refuses.
@@ -52,33 +55,51 @@ def summary(
         >>> found["worst_cell"], found["worst_cell_accuracy"], found["equalized_odds_difference"]
         ('sensitive_feature_0=b, y=1', 0.0, 1.0)
     """
-    rows = encode_rows(y_true, sensitive_features)
-    predictions = encode_predictions(y_pred, rows.labels)
-    scores = None if y_score is None else encode_scores(y_score, len(predictions))
-    return summarise(rows, predictions, scores)
+    rows = encode_rows(y_true, {"y_pred": y_pred}, sensitive_features)
+    scores = None if y_score is None else encode_scores(y_score, rows)
+    return summarise(rows, rows.predictions["y_pred"], scores)
 
 
-def summarise(
-    rows: Rows, predictions: NDArray[np.int64], scores: NDArray[np.float64] | None
-) -> dict[str, float | str | int]:
+def summarise(rows: Rows, predictions: NDArray[Any], scores: Floats | None) -> Summary:
     """Return `summary` of encoded rows."""
-    overall, by_group = np.split(rows.counts(predictions), [1])
-    auc = float("nan")
+    if rows.task == "regression":
+        return _of_numbers(rows, predictions)
+    tally = rows.tally(predictions)
+    overall, groups = tally.at(0), tally.at(slice(1, None))
+    group = worst_group(groups, rows.names)
+    cell = worst_cell(groups, rows.names, rows.values)
+    gaps = label_gaps(groups, rows.names, rows.values)
+    auc = np.nan
     if scores is not None:
-        auc, _ = auc_and_variance(auc_components(rows.labels.codes, scores))
-    group = worst_group(by_group, rows.names)
-    cell = worst_cell(by_group, rows.names, rows.labels.values)
-    figures: dict[str, float | str | int] = {
-        "accuracy": rate(overall, "accuracy").item(),
-        "balanced_accuracy": balanced_accuracy(overall).item(),
+        auc, _ = auc_and_influence(rows.truth, scores, rows.each_weight())
+    figures: Summary = {
+        "accuracy": float(accuracy(overall).value),
+        "balanced_accuracy": float(balanced_accuracy(overall)),
         "auc": auc,
-        "selection_rate": rate(overall, "selection_rate").item(),
+    }
+    if rows.task == "binary":
+        figures["selection_rate"] = float(share(overall, "selection_rate").value)
+    return figures | {
         "worst_group_accuracy": group.value,
         "worst_group": group.name,
         "worst_cell_accuracy": cell.value,
         "worst_cell": cell.name,
         "worst_cell_n": cell.n,
+        "equalized_odds_difference": gaps["equalized_odds_difference"].value,
+        "demographic_parity_difference": gaps["demographic_parity_difference"].value,
     }
-    for name in ("equalized_odds_difference", "demographic_parity_difference"):
-        figures[name] = gap(by_group, rows.names, name).value
-    return figures
+
+
+def _of_numbers(rows: Rows, predictions: Floats) -> Summary:
+    moments = Moments.of(rows, predictions)
+    figures = moments.figures(moments.each.mean(0))
+    gaps = number_gaps(rows, predictions)
+    by_group = group_means(rows, np.abs(predictions - rows.truth))
+    worst = int(by_group.argmax())
+    return {
+        **{name: float(figures[name]) for name in ("mae", "rmse", "bias", "r2")},
+        "worst_group_mae": float(by_group[worst]),
+        "worst_group": rows.names[worst],
+        "mae_difference": gaps["mae_difference"].value,
+        "bias_difference": gaps["bias_difference"].value,
+    }

@@ -1,6 +1,6 @@
 """Several models on the same rows, against one of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +8,21 @@ from warnings import warn
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ._audit import Audit, audit_rows
 from ._exceptions import MetricsWarning
 from ._flags import flag_levelling_down, flag_unknown
 from ._frames import OVERALL, long_frame, select
-from ._intervals import two_sided
-from ._labels import encode_predictions, encode_scores
+from ._intervals import Interval
+from ._named import Metric, Model, find_metrics, named_changes
 from ._options import Options
-from ._paired import paired_counts, rate_changes, score_changes
+from ._paired import label_changes, number_changes, score_changes
 from ._pareto import pareto_front
+from ._rates import Floats
 from ._rows import Rows, encode_rows
-from ._summary import summarise
+from ._scores import encode_scores
+from ._summary import Summary, summarise
+from ._sweep import matched_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +31,14 @@ class Tradeoff:
 
     Attributes:
         table: One row an arm: the figures of `summary`, and ``pareto``: no other arm is at least
-            as good in accuracy and in worst cell accuracy, and better in one.
+            as good in accuracy and in worst cell accuracy (in mean absolute error and that of the
+            worst group), and better in one.
         changes: Indexed by ``arm``, ``group`` ("overall", "sex=female", ...) and ``metric``;
             columns ``baseline``, ``candidate``, ``change`` (candidate minus baseline), ``low``,
             ``high``. One block for each arm but the baseline.
+        matched: The figures of `summary` with each arm's scores cut where it selects as large a
+            share of all rows as the baseline does, one row an arm. None without scores of two
+            labels.
         audits: The `Audit` of each arm, by its name.
         warnings: What to know before reading the figures.
         settings: What the comparison was called with, the rows' hash, and versions.
@@ -40,6 +46,7 @@ class Tradeoff:
 
     table: pd.DataFrame
     changes: pd.DataFrame
+    matched: pd.DataFrame | None
     audits: dict[str, Audit]
     warnings: list[str]
     settings: dict[str, Any]
@@ -79,6 +86,9 @@ def tradeoff(
     *,
     sensitive_features: Any,
     y_scores: Mapping[str, Any] | None = None,
+    sample_weight: Any = None,
+    task: str = "auto",
+    metrics: str | Iterable[str] | Mapping[str, Metric] = (),
     baseline: str = "unclipped",
     favourable: Any = None,
     reference: str | None = None,
@@ -92,24 +102,27 @@ def tradeoff(
     .. math:: \Delta_g = m_g(\hat y_{candidate}, y) - m_g(\hat y_{baseline}, y)
 
     Changes are paired by row: the interval of a rate's change comes from the rows whose prediction
-    changed (Agresti and Min), that of the AUC from DeLong's paired components, that of the Brier
-    score from the mean paired difference. Precision has no paired interval and is left to the
-    audits. Models with the same predictions have a change of 0 with a narrow interval around it.
+    changed (Agresti and Min), that of the AUC from DeLong's paired components, all others from
+    drawing the rows, or cells of equal rows, with both models' predictions on them. Models with the
+    same predictions have a change of 0, rates with a narrow interval around it.
     The intervals cover the draw of the rows, with the models fixed: training again adds to them
     (`over_seeds`).
 
     Args:
         y_preds: The predictions of each model, by its name.
-        y_true: The label of each row; any two values.
+        y_true: The truth of each row, as in `audit`.
         sensitive_features: As in `audit`.
-        y_scores: Scores of the favourable label by model, for the same names, or None.
+        y_scores: Scores by model, as in `audit`, for the same names, or None.
+        sample_weight: As in `audit`.
+        task: As in `audit`.
+        metrics: As in `audit`.
         baseline: The name that the others are compared with.
-        favourable: The label value that counts as 1; None takes the greater one.
+        favourable: Of two labels the one that counts as 1; None takes the greater one.
         reference: The reference group of the audits; None takes the one with the most rows.
         confidence: Coverage aimed at by intervals and bounds, in (0, 1).
-        n_boot: Random relabellings behind each permutation p of the audits.
+        n_boot: Draws of each bootstrap, and relabellings behind each permutation p of the audits.
         min_group_size: Rows below which a (group, label) cell is flagged.
-        random_state: Seed of the relabellings.
+        random_state: Seed of the draws.
 
     Returns:
         A `Tradeoff`.
@@ -134,33 +147,57 @@ def tradeoff(
     """
     options = Options(reference, confidence, n_boot, min_group_size, random_state)
     _check_arms(y_preds, y_scores, baseline)
-    rows = encode_rows(y_true, sensitive_features, favourable)
-    n_rows = len(rows.labels.codes)
-    predictions = {
-        arm: encode_predictions(y_pred, rows.labels, f"y_preds[{arm!r}]")
-        for arm, y_pred in y_preds.items()
-    }
+    columns = {f"y_preds[{arm!r}]": y_pred for arm, y_pred in y_preds.items()}
+    rows = encode_rows(
+        y_true,
+        columns,
+        sensitive_features,
+        task=task,
+        favourable=favourable,
+        sample_weight=sample_weight,
+    )
+    predictions = dict(zip(y_preds, rows.predictions.values(), strict=True))
     scores = {
-        arm: encode_scores(y_score, n_rows, f"y_scores[{arm!r}]")
+        arm: encode_scores(y_score, rows, f"y_scores[{arm!r}]")
         for arm, y_score in (y_scores or {}).items()
     }
-    for message in flag_unknown(rows.n_unknown, n_rows):
+    added = find_metrics(metrics)
+    for message in flag_unknown(rows.n_unknown, rows.n_rows):
         warn(message, MetricsWarning, stacklevel=2)
     audits = {
-        arm: audit_rows(rows, predictions[arm], scores.get(arm), options) for arm in predictions
+        arm: audit_rows(rows, predictions[arm], scores.get(arm), added, options)
+        for arm in predictions
     }
-    table = pd.DataFrame.from_dict(
-        {arm: summarise(rows, predictions[arm], scores.get(arm)) for arm in predictions},
-        orient="index",
-    ).rename_axis("arm")
-    table["pareto"] = pareto_front(table)
+    table = _table({arm: summarise(rows, predictions[arm], scores.get(arm)) for arm in predictions})
+    if rows.task == "regression":
+        errors = -table[["mae", "worst_group_mae"]]
+        table["pareto"] = pareto_front(errors, errors.columns)
+    else:
+        table["pareto"] = pareto_front(table)
+    models = {arm: (predictions[arm], scores.get(arm)) for arm in predictions}
     return Tradeoff(
         table=table,
-        changes=_changes(rows, predictions, scores, audits, baseline, confidence),
+        changes=_changes(rows, models, added, audits, baseline, options),
+        matched=_matched(rows, scores, audits[baseline]) if rows.task == "binary" else None,
         audits=audits,
         warnings=_warnings(audits, baseline),
         settings=audits[baseline].settings | {"baseline": baseline},
     )
+
+
+def _table(figures: Mapping[str, Summary]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(figures, orient="index").rename_axis("arm")
+
+
+def _matched(rows: Rows, scores: Mapping[str, Floats], baseline: Audit) -> pd.DataFrame | None:
+    if not scores:
+        return None
+    found = {}
+    for arm, score in scores.items():
+        rate = baseline.overall["selection_rate"]
+        cut = matched_row(rows.truth, score, rows.each_weight(), rate)["threshold"]
+        found[arm] = summarise(rows, (score >= cut).astype(np.int64), score)
+    return _table(found)
 
 
 def _check_arms(
@@ -176,20 +213,15 @@ def _check_arms(
 
 def _changes(
     rows: Rows,
-    predictions: Mapping[str, NDArray[np.int64]],
-    scores: Mapping[str, NDArray[np.float64]],
+    models: Mapping[str, Model],
+    added: Mapping[str, Metric],
     audits: Mapping[str, Audit],
     baseline: str,
-    confidence: float,
+    options: Options,
 ) -> pd.DataFrame:
-    y, codes, n_groups = rows.labels.codes, rows.codes, len(rows.names)
-    z = two_sided(confidence)
     blocks = {}
-    for arm in predictions:
-        counts = paired_counts(codes, y, predictions[baseline], predictions[arm], n_groups)
-        changes = rate_changes(counts, z)
-        if scores:
-            changes |= score_changes(codes, y, scores[baseline], scores[arm], n_groups, z)
+    for arm in models:
+        changes = _changes_of(rows, models[baseline], models[arm], added, options)
         frame = long_frame([OVERALL, *rows.names], changes).rename(columns={"value": "change"})
         frame.insert(0, "baseline", audits[baseline].intervals["value"].reindex(frame.index))
         frame.insert(1, "candidate", audits[arm].intervals["value"].reindex(frame.index))
@@ -197,11 +229,26 @@ def _changes(
     return pd.concat(blocks, names=["arm"]).drop(index=baseline, level="arm")
 
 
+def _changes_of(
+    rows: Rows, before: Model, after: Model, added: Mapping[str, Metric], options: Options
+) -> dict[str, Interval]:
+    rng = np.random.default_rng(options.random_state)
+    confidence, n_boot = options.confidence, options.n_boot
+    (old, old_scores), (new, new_scores) = before, after
+    if rows.task == "regression":
+        changes = number_changes(rows, old, new, confidence, n_boot, rng)
+    else:
+        changes = label_changes(rows, old, new, confidence, n_boot, rng)
+    if old_scores is not None and new_scores is not None:
+        changes |= score_changes(rows, old_scores, new_scores, confidence, n_boot, rng)
+    return changes | named_changes(added, rows, before, after, confidence, n_boot, rng)
+
+
 def _warnings(audits: Mapping[str, Audit], baseline: str) -> list[str]:
     """Say once what holds for every arm, and the rest with the arm's name."""
     of_arm = {arm: list(found.warnings) for arm, found in audits.items()}
     for arm, found in audits.items():
-        for metric in ("accuracy", "tpr"):
+        for metric in found.overall.index.intersection(["accuracy", "tpr"]):
             before = select(audits[baseline].intervals, metric=metric)["value"]
             after = select(found.intervals, metric=metric)["value"]
             of_arm[arm] += flag_levelling_down(before.drop(OVERALL), after.drop(OVERALL), metric)

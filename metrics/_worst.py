@@ -1,26 +1,26 @@
-"""The group and the cell with the lowest accuracy, and the gaps between groups."""
+"""The group and the cell that fare worst, and the gaps between groups."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
-from ._intervals import bound_of_least
-from ._permutation import GAPS
-from ._rates import rate
+from ._intervals import Interval, quantile, wilson
+from ._rates import Floats, Ints, Tally, accuracy, divide
 
 
-class Least(NamedTuple):
-    """The lowest accuracy of all groups or cells that have rows."""
+class Worst(NamedTuple):
+    """The lowest accuracy, or the largest error, of all groups or cells that have rows."""
 
     value: float
     name: str
     n: int
-    lower_bound: float
+    bound: float
 
 
 class Gap(NamedTuple):
-    """The largest max - min of the rates that a gap is made of."""
+    """The largest max - min over the groups of the rates that a gap is made of."""
 
     value: float
     rate: str
@@ -28,24 +28,47 @@ class Gap(NamedTuple):
     highest: str | None
 
 
-def worst_group(
-    counts: NDArray[np.int64], names: tuple[str, ...], confidence: float = 0.95
-) -> Least:
-    """Return the group with the lowest accuracy; counts are (K, 2, 2)."""
-    correct = np.trace(counts, axis1=1, axis2=2)
-    return _least(correct, counts.sum((1, 2)), names, confidence)
+def worst_group(tally: Tally, names: Sequence[str], confidence: float = 0.95) -> Worst:
+    """Return the group with the lowest accuracy; the tally is of K groups."""
+    found = accuracy(tally)
+    return _least(found.successes, found.trials, found.size, found.n, names, confidence)
 
 
 def worst_cell(
-    counts: NDArray[np.int64],
-    names: tuple[str, ...],
-    values: tuple[Any, Any],
-    confidence: float = 0.95,
-) -> Least:
+    tally: Tally, names: Sequence[str], values: Sequence[Any], confidence: float = 0.95
+) -> Worst:
     """Return the (group, label) cell with the lowest recall; `values` are the labels' own."""
-    correct = np.diagonal(counts, axis1=1, axis2=2)
-    cells = tuple(cell_name(name, value) for name in names for value in values)
-    return _least(correct.ravel(), counts.sum(2).ravel(), cells, confidence)
+    cells = [cell_name(name, value) for name in names for value in values]
+    trials = tally.weight.sum(-1)
+    return _least(
+        np.diagonal(tally.weight, axis1=-2, axis2=-1).ravel(),
+        trials.ravel(),
+        divide(trials**2, tally.square.sum(-1)).ravel(),
+        tally.n.sum(-1).ravel().astype(np.int64),
+        cells,
+        confidence,
+    )
+
+
+def worst_accuracies(
+    tally: Tally, names: Sequence[str], values: Sequence[Any], confidence: float
+) -> pd.DataFrame:
+    """Return the group and the cell with the lowest accuracy, with bounds."""
+    return _frame(
+        worst_group_accuracy=worst_group(tally, names, confidence),
+        worst_cell_accuracy=worst_cell(tally, names, values, confidence),
+    )
+
+
+def worst_error(one_sided: Interval, n: Ints, names: Sequence[str]) -> pd.DataFrame:
+    """Return the group with the largest error; bounds (1 + K,) are one-sided each.
+
+    The largest of them is the bound, for the reason that `_least` gives.
+    """
+    errors = one_sided.value[1:]
+    at = int(errors.argmax())
+    bound = float(one_sided.high[1:].max())
+    return _frame(worst_group_mae=Worst(float(errors[at]), names[at], int(n[1:][at]), bound))
 
 
 def cell_name(group: str, label: Any) -> str:
@@ -53,25 +76,35 @@ def cell_name(group: str, label: Any) -> str:
     return f"{group}, y={label}"
 
 
-def gap(counts: NDArray[np.int64], names: tuple[str, ...], name: str) -> Gap:
-    """Return the gap called `name`, NaN where one of its rates is undefined in a group."""
+def widest(rates: Sequence[tuple[str, Floats]], names: Sequence[str]) -> Gap:
+    """Return the largest spread of the rates, each (K,); NaN where one is undefined in a group."""
     return max(
-        (_spread(rate(counts, which), names, which) for which in GAPS[name]),
+        (_spread(values, names, rate) for rate, values in rates),
         key=lambda found: np.inf if np.isnan(found.value) else found.value,
     )
 
 
-def _spread(values: NDArray[np.float64], names: tuple[str, ...], which: str) -> Gap:
+def _frame(**found: Worst) -> pd.DataFrame:
+    rows = {name: worst._asdict() for name, worst in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("figure")
+
+
+def _spread(values: Floats, names: Sequence[str], rate: str) -> Gap:
     if np.isnan(values).any():
-        return Gap(float("nan"), which, None, None)
-    return Gap(float(np.ptp(values)), which, names[values.argmin()], names[values.argmax()])
+        return Gap(float("nan"), rate, None, None)
+    return Gap(float(np.ptp(values)), rate, names[values.argmin()], names[values.argmax()])
 
 
 def _least(
-    correct: NDArray[np.int64], n: NDArray[np.int64], names: tuple[str, ...], confidence: float
-) -> Least:
-    present = np.flatnonzero(n)
-    shares = correct[present] / n[present]
-    least = int(present[shares.argmin()])
-    bound = bound_of_least(correct[present], n[present], confidence)
-    return Least(float(shares.min()), names[least], int(n[least]), bound)
+    right: Floats, total: Floats, size: Floats, n: Ints, names: Sequence[str], confidence: float
+) -> Worst:
+    """Return the least share with a bound that none is below.
+
+    The bound is the least of one-sided Wilson bounds, each at `confidence`: it is not above the
+    bound of the share that is the least in truth, and that one holds with `confidence`.
+    """
+    present = np.flatnonzero(total)
+    shares = wilson(right[present], total[present], quantile(confidence), size[present])
+    least = int(shares.value.argmin())
+    at = int(present[least])
+    return Worst(float(shares.value[least]), names[at], int(n[at]), float(shares.low.min()))

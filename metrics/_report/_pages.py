@@ -51,7 +51,11 @@ def audit_report(audit: "Audit", *, pictures: bool) -> Report:
                 "By group",
                 (
                     Table(groups, "Rows and figures of each group.", "by_group"),
-                    Table(_cell_table(audit, groups.index), "Rows of each cell.", "cells"),
+                    *(
+                        [Table(_cell_table(audit, groups.index), "Rows of each cell.", "cells")]
+                        if audit.cells is not None
+                        else []
+                    ),
                     *(_group_picture(audit, name) for name in names),
                 ),
             ),
