@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from ._batches import read_batches
 from ._groups import feature_frame
 from ._labels import as_column, check_length
-from ._read import read_batches
 
 
 class CellCounts:

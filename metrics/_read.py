@@ -1,7 +1,6 @@
 """Read a table from a file."""
 
 import zlib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -92,10 +91,3 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if len(names) == 1 and ";" in names[0]:
         raise ValueError("its columns are separated by semicolons; save it with commas")
     return pd.read_csv(path).rename(columns=str.strip)
-
-
-def read_batches(
-    path: str | Path, columns: Sequence[str], *, progress: bool = False
-) -> Iterator[pd.DataFrame]:
-    """Yield the named columns of a CSV or Parquet file, a million rows at a time."""
-    yield read_table(path)[list(columns)]

@@ -102,7 +102,7 @@ def test_intervals_hold_their_estimates(sample: Sample) -> None:
     )
     assert_brackets(found.intervals)
     assert_brackets(found.disparities, "difference")
-    assert (found.worst["lower_bound"] <= found.worst["value"]).all()
+    assert (found.worst["bound"] <= found.worst["value"]).all()
 
 
 def test_a_table_worked_by_hand() -> None:

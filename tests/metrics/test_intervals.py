@@ -85,7 +85,7 @@ def test_the_bound_is_the_lowest_one_sided_bound_of_scipy() -> None:
         stats.binomtest(k, m, alternative="greater").proportion_ci(0.95, "wilson").low
         for k, m in zip(correct, n, strict=True)
     ]
-    assert found.worst["lower_bound"]["worst_group_accuracy"] == pytest.approx(min(oracle))
+    assert found.worst["bound"]["worst_group_accuracy"] == pytest.approx(min(oracle))
 
 
 def test_undefined_shares_have_undefined_bounds() -> None:

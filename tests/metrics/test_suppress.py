@@ -75,7 +75,7 @@ def test_a_hidden_group_is_nowhere(tmp_path: Path) -> None:
         rows = tables[name]
         assert rows[rows["group"].isin(["g=g1", "g=g2"])][columns].isna().all().all()
     assert tables["cells"].iloc[1:, 1:].isna().all().all()
-    assert tables["worst"]["lower_bound"].isna().all()
+    assert tables["worst"]["bound"].isna().all()
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["warnings"][0].startswith("2 groups are hidden")
     assert not any("g=g2" in message for message in content["warnings"])
