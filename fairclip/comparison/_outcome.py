@@ -16,7 +16,7 @@ from fairclip.comparison._telemetry import Telemetry
 from fairclip.metrics import neutralise_formulas
 
 # What is reported of each group.
-RATES = ("base_rate", "accuracy", "balanced_accuracy", "selection_rate", "tpr", "fpr")
+RATES = ("base_rate", "accuracy", "balanced_accuracy", "selection_rate", "tpr", "fpr", "ece")
 
 Figures: TypeAlias = dict[str, float | str | int]
 
@@ -30,6 +30,7 @@ class Outcome:
         seed: Its seed.
         validation: Metrics of the validation part.
         test: Metrics of the test part.
+        matched: Those with as many rows of it predicted 1 as have the label 1.
         by_group: Rows and rates of each group of the test part, one record each.
         telemetry: How often the stages acted, and on whom.
         warnings: What training had to say.
@@ -39,6 +40,7 @@ class Outcome:
     seed: int
     validation: Figures
     test: Figures
+    matched: Figures
     by_group: list[Figures]
     telemetry: Telemetry
     warnings: list[str]

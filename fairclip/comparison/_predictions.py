@@ -1,6 +1,6 @@
 """What a model predicts for one part of the rows, and the figures of it. Shapes: M rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -45,9 +45,24 @@ class Predictions:
             self.y_true, self.y_pred, sensitive_features=self.sensitive, y_score=self.y_score
         )
 
+    def matched(self) -> Figures:
+        """Return the metrics with as many rows predicted 1 as have the label 1, by the score.
+
+        So every arm selects the same share, and what differs is whom.
+        """
+        n_selected = int(self.y_true.sum())
+        cut = np.sort(self.y_score)[-n_selected]
+        return replace(self, y_pred=(self.y_score >= cut).astype(np.int64)).summary()
+
     def rates(self) -> list[Figures]:
         """Return rows and rates of each group that has rows, one record each."""
-        found = audit(self.y_true, self.y_pred, sensitive_features=self.sensitive, n_boot=1)
+        found = audit(
+            self.y_true,
+            self.y_pred,
+            sensitive_features=self.sensitive,
+            y_score=self.y_score,
+            n_boot=1,
+        )
         rates = found.by_group[found.by_group["n"] > 0]
         names = found.intervals.index.unique("group").drop("overall")
         records = rates[["n", *RATES]].set_axis(names).reset_index().to_dict("records")

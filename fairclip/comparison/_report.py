@@ -78,7 +78,7 @@ def make_report(
         f"{settings.target}={data.classes[0]}; favourable for a person is y={favourable}.",
         sections=(
             Section("In short", tuple(found)),
-            tradeoff_section(results.tradeoff, arms),
+            tradeoff_section(results, arms),
             by_group_section(results.by_group, arms),
             telemetry_section(results, arms, traces, stages),
             no_help_section(no_help(results, arms, float(data.y.mean()))),
@@ -93,6 +93,7 @@ def make_report(
             "warnings": list(warnings),
             "tradeoff": results.tradeoff.to_dict("records"),
             "validation": results.validation.to_dict("records"),
+            "matched": results.matched.to_dict("records"),
             "by_group": results.by_group.to_dict("records"),
             "telemetry": results.telemetry.to_dict("records"),
             "advice": stages.to_dict("records"),

@@ -41,12 +41,16 @@ class Results:
         validation: The same of the validation part, the M_mean alone.
         by_group: One row for each arm and group; the same columns for the rates of the group.
         telemetry: One row for each arm that keeps a trace and each group of its cap.
+        matched: As `tradeoff`, with as many rows of the test part predicted 1 as have the label 1.
+        runs: One row for each arm and seed: the metrics of the test part.
     """
 
     tradeoff: pd.DataFrame
     validation: pd.DataFrame
     by_group: pd.DataFrame
     telemetry: pd.DataFrame
+    matched: pd.DataFrame
+    runs: pd.DataFrame
 
 
 def format_change(row: Mapping[Any, Any], metric: str) -> str:
@@ -83,6 +87,8 @@ def collect(outcomes: Sequence[Outcome], test_over_train: float) -> Results:
         _validation(outcomes),
         _by_group(outcomes, test_over_train),
         _telemetry(outcomes),
+        _matched(outcomes, test_over_train),
+        pd.DataFrame({**o.test, "arm": o.arm, "seed": o.seed} for o in outcomes),
     )
 
 
@@ -105,6 +111,13 @@ def _tradeoff(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFra
     table["worst_cell_seeds"] = there.size()
     table["selection_rate_mean"] = by_arm["selection_rate"].mean()
     table[["cap_active", "clip_active"]] = by_arm[["cap_active", "clip_active"]].mean()
+    return table.reset_index()
+
+
+def _matched(outcomes: Sequence[Outcome], test_over_train: float) -> pd.DataFrame:
+    runs = pd.DataFrame({**o.matched, "arm": o.arm, "seed": o.seed} for o in outcomes)
+    table = _means(runs, METRICS, test_over_train)
+    table["selection_rate_mean"] = runs.groupby("arm")["selection_rate"].mean()
     return table.reset_index()
 
 

@@ -38,8 +38,9 @@ _ONE_SEED = (
 )
 
 
-def tradeoff_section(tradeoff: pd.DataFrame, arms: Sequence[Arm]) -> Section:
+def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
     """Show every arm, in tables and against accuracy in pictures."""
+    tradeoff = results.tradeoff
     blind = {arm.name for arm in arms if arm.group_blind}
     levels = pd.concat(
         [
@@ -79,13 +80,24 @@ def tradeoff_section(tradeoff: pd.DataFrame, arms: Sequence[Arm]) -> Section:
                 "seeds; n is its mean number of rows.",
             ),
             Table(changes, f"Changes against {BASELINE}."),
+            "A gap can close because fewer people are selected. Here every arm predicts 1 for as "
+            "many rows as have the label 1, by its scores, so that what differs is whom it selects:",
+            Table(_at_one_selection_rate(results.matched), "Every arm at one selection rate."),
             *pictures,
         ),
     )
 
 
+def _at_one_selection_rate(matched: pd.DataFrame) -> pd.DataFrame:
+    columns: dict[str, Any] = {"selection rate": matched["selection_rate_mean"]}
+    for metric in _SHOWN:
+        columns[_word(metric)] = matched[f"{metric}_mean"]
+        columns[f"{_word(metric)}: change"] = _changes(matched, metric, metric)
+    return pd.DataFrame({"arm": matched["arm"], **columns}).set_index("arm")
+
+
 def _word(metric: str) -> str:
-    return metric.upper() if metric in {"tpr", "fpr"} else metric.replace("_", " ")
+    return metric.upper() if metric in {"tpr", "fpr", "ece"} else metric.replace("_", " ")
 
 
 def _changes(table: pd.DataFrame, metric: str, name: str) -> "pd.Series[str]":
@@ -107,7 +119,7 @@ def by_group_section(by_group: pd.DataFrame, arms: Sequence[Arm]) -> Section:
             continue
         after = by_group[by_group["arm"] == arm.name].set_index("group")
         columns: list[pd.Series] = [after["n"].round().astype(int)]
-        for rate in ("tpr", "fpr", "accuracy"):
+        for rate in ("tpr", "fpr", "accuracy", "ece"):
             columns += [
                 before[f"{rate}_mean"].rename(f"{_word(rate)} {BASELINE}"),
                 after[f"{rate}_mean"].rename(_word(rate)),
@@ -117,7 +129,8 @@ def by_group_section(by_group: pd.DataFrame, arms: Sequence[Arm]) -> Section:
     note = (
         "TPR is the share of class 1 that is predicted 1, FPR the share of class 0 that is; the "
         "equalized odds difference is the larger spread of the two over the groups. n is the mean "
-        "number of rows of the test part."
+        "number of rows of the test part. ECE is the expected calibration error: how far scores are "
+        "from the shares of class 1, in the mean over ten bins; it shrinks with the number of rows."
     )
     return Section("By group", (note, *tables))
 

@@ -72,6 +72,7 @@ def run_task(table: Table, settings: Settings, arm: Arm, seed: int, folder: Path
             seed=seed,
             validation=validation.summary(),
             test=test.summary(),
+            matched=test.matched(),
             by_group=by_group,
             telemetry=Telemetry() if fit.trace is None else Telemetry.of(fit.trace),
             warnings=sorted({str(warning.message) for warning in caught}),

@@ -86,6 +86,18 @@ def test_figures_are_those_of_the_predictions(run: Comparison) -> None:
         assert mean == pytest.approx(np.mean(accuracies))
 
 
+def test_matched_figures_select_as_many_rows_as_have_the_label(run: Comparison) -> None:
+    matched = {row["arm"]: row for row in run.report.data["matched"]}
+    found = []
+    for seed in range(2):
+        rows = pd.read_csv(folder(run) / "predictions" / f"fair_cap@1__seed{seed}.csv.gz")
+        best = rows.nlargest(int(rows["y_true"].sum()), "y_score", keep="all").index
+        found.append((rows.index.isin(best) == rows["y_true"]).mean())
+    assert matched["fair_cap@1"]["accuracy_mean"] == pytest.approx(np.mean(found))
+    # The threshold arm has the baseline's scores, so nothing of it is left.
+    assert {**matched["threshold"], "arm": ""} == {**matched["unclipped"], "arm": ""}
+
+
 def test_an_audit_reads_the_predictions(run: Comparison) -> None:
     rows = fairclip.metrics.read_predictions(
         folder(run) / "predictions" / "unclipped__seed0.csv.gz"

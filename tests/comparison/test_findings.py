@@ -19,7 +19,8 @@ def results(validation: dict[str, tuple[float, float]]) -> Results:
     figures = [validation.get(name, (0.9, 0.1)) for name in names]
     held_back = pd.DataFrame(figures, columns=["accuracy_mean", "worst_cell_accuracy_mean"])
     held_back.insert(0, "arm", names)
-    return Results(test, held_back, pd.DataFrame(), pd.DataFrame())
+    empty = pd.DataFrame()
+    return Results(test, held_back, empty, empty, empty, empty)
 
 
 def test_the_named_arms_are_chosen_on_the_validation_part_and_shown_on_the_test_part() -> None:
