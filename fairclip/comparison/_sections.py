@@ -80,8 +80,8 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
                 "seeds; n is its mean number of rows.",
             ),
             Table(changes, f"Changes against {BASELINE}."),
-            "A gap can close because fewer people are selected. Here every arm predicts 1 for as "
-            "many rows as have the label 1, by its scores, so that what differs is whom it selects:",
+            "A gap can close because fewer people are selected. Here every arm predicts 1 for as many "
+            "rows as have the label 1, by its scores, so that what differs is whom it selects:",
             Table(_at_one_selection_rate(results.matched), "Every arm at one selection rate."),
             *pictures,
         ),
@@ -129,8 +129,8 @@ def by_group_section(by_group: pd.DataFrame, arms: Sequence[Arm]) -> Section:
     note = (
         "TPR is the share of class 1 that is predicted 1, FPR the share of class 0 that is; the "
         "equalized odds difference is the larger spread of the two over the groups. n is the mean "
-        "number of rows of the test part. ECE is the expected calibration error: how far scores are "
-        "from the shares of class 1, in the mean over ten bins; it shrinks with the number of rows."
+        "number of rows of the test part. ECE is the expected calibration error: how far scores "
+        "are from the shares of class 1, in the mean over ten bins; with few rows it is larger."
     )
     return Section("By group", (note, *tables))
 
