@@ -80,8 +80,8 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
                 "seeds; n is its mean number of rows.",
             ),
             Table(changes, f"Changes against {BASELINE}."),
-            "A gap can close because fewer people are selected. Here every arm predicts 1 for as many "
-            "rows as have the label 1, by its scores, so that what differs is whom it selects:",
+            "A gap can close because fewer people are selected. Here every arm predicts 1 for as "
+            "many rows as have the label 1, by its scores: what differs is whom it selects.",
             Table(_at_one_selection_rate(results.matched), "Every arm at one selection rate."),
             *pictures,
         ),
