@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ._csv import csv_text
-from ._json import json_text
+from ._json import OWN_KEYS, json_text
 from ._markdown import markdown_text
 from ._parts import Picture, Section, Table
 
@@ -23,8 +23,9 @@ class Report:
         title: A few words.
         lead: What was assessed, one or two sentences.
         sections: The body.
-        data: Further values for the JSON file, at its top level beside ``schema_version``,
-            ``title`` and ``tables`` (every table of the page, pictures' too).
+        data: Further values for the JSON file, at its top level beside its own: ``title``,
+            ``lead``, ``sections`` (the sentences) and ``tables`` (all of the page, pictures' too).
+            `report_schema` describes them.
 
     Raises:
         ValueError: If two tables have one name, or `data` has a key of the JSON file's own.
@@ -46,7 +47,7 @@ class Report:
         names = [table.name for table in self.tables() if table.name]
         if len(set(names)) < len(names):
             raise ValueError(f"`sections` must have tables of different names, got {names}.")
-        if taken := {"schema_version", "title", "tables"} & set(self.data):
+        if taken := OWN_KEYS & set(self.data):
             raise ValueError(f"`data` must not have the keys {sorted(taken)}.")
 
     def tables(self) -> list[Table]:
@@ -55,7 +56,7 @@ class Report:
         return [
             Table(item.table, item.caption) if isinstance(item, Picture) else item
             for item in items
-            if not isinstance(item, str)
+            if isinstance(item, Picture | Table)
         ]
 
     def save(
@@ -91,7 +92,9 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+            # UTF-8 has no lone surrogates; an array of strings may.
+            data = text.encode("utf-8", "backslashreplace")
+            (folder / name).write_bytes(data)
         return {name: folder / name for name in texts}
 
     def _html(self) -> str:

@@ -60,12 +60,31 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
+class Notes:
+    """Sentences of a report that are read as a list.
+
+    Args:
+        sentences: Plain text.
+
+    Example:
+        >>> from fairclip.metrics import Notes
+        >>> Notes(("The rows are a sample.", "Labels are taken as given.")).sentences[0]
+        'The rows are a sample.'
+    """
+
+    sentences: tuple[str, ...]
+
+
+Item = str | Notes | Table | Picture
+
+
+@dataclass(frozen=True, eq=False)
 class Section:
     """A part of a report under one heading.
 
     Args:
         heading: A few words.
-        body: Paragraphs (plain text), tables and pictures, in reading order.
+        body: Paragraphs (plain text), lists, tables and pictures, in reading order.
 
     Example:
         >>> from fairclip.metrics import Section
@@ -74,4 +93,4 @@ class Section:
     """
 
     heading: str
-    body: tuple[str | Table | Picture, ...]
+    body: tuple[Item, ...]

@@ -9,8 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fairclip.metrics import Picture, Report, Section, Table, audit, neutralise_formulas, tradeoff
+from fairclip.metrics import (
+    Notes,
+    Picture,
+    Report,
+    Section,
+    Table,
+    audit,
+    neutralise_formulas,
+    plot_changes,
+    to_svg,
+    tradeoff,
+)
 from tests.metrics._inputs import HOSTILE_NAMES, table_sample
+
+HEBREW = "\u05d2\u05d9\u05dc 5"
 
 
 class _Page(HTMLParser):
@@ -21,6 +34,8 @@ class _Page(HTMLParser):
         self.tags: list[str] = []
         self.loads: list[str] = []
         self.numbers: list[float] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -28,6 +43,11 @@ class _Page(HTMLParser):
         for name, value in attrs:
             if name in ("src", "href", "xlink:href", "action", "srcset"):
                 self.loads.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "xlink:href", "aria-labelledby") and tag != "link":
+                self.references.append((value or "").removeprefix("#"))
+            self.references += re.findall(r"url\(#(.*?)\)", value or "")
             if name == "value" and tag == "data":
                 self.numbers.append(float(value or "nan"))
 
@@ -39,6 +59,11 @@ def _read(path: Path) -> _Page:
     page = _Page()
     page.feed(path.read_text(encoding="utf-8"))
     return page
+
+
+def _page_of(folder: Path, *body: str | Notes | Table | Picture) -> str:
+    report = Report("t", "l", (Section("s", body),), {})
+    return report.save(folder, ("html",))["report.html"].read_text(encoding="utf-8")
 
 
 def _hostile_report() -> Report:
@@ -78,6 +103,15 @@ def test_every_number_of_the_page_is_in_the_json(tmp_path: Path) -> None:
     assert by_group["rows"] == expected.to_numpy().tolist()
 
 
+def test_numbers_of_mixed_columns_are_kept(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"value": [1 / 3, "word", 10**20, True, pd.Timestamp("2020-02-03"), b"x"]})
+    text = _page_of(tmp_path, Table(frame, "c"))
+    assert f'<td><data value="{1 / 3!r}">0.333</data></td>' in text
+    assert '<td><data value="100000000000000000000">' in text
+    assert "<td>yes</td>" in text
+    assert "<td>2020-02-03 00:00:00</td>" in text
+
+
 def test_csvs_hold_full_precision(tmp_path: Path) -> None:
     sample = table_sample(600)
     found = audit(sample.y_true, sample.y_pred, sensitive_features=sample.features)
@@ -100,6 +134,7 @@ def test_hostile_text_is_escaped_in_markdown(tmp_path: Path) -> None:
     _hostile_report().save(tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<" not in text
+    assert "@" not in text  # no mention
     assert not re.search(r"(?<!\\)\[", text)  # no link
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4, 2}
@@ -130,7 +165,10 @@ def test_neutralising_keeps_numbers_and_the_input() -> None:
         (0.85612, "0.856"),
         (-0.5, "-0.500"),
         (0.0, "0.000"),
-        (0.0001, "1e-04"),
+        (-0.0, "0.000"),
+        (0.0004321, "0.0004"),
+        (-0.00001234, "-1.2e-05"),
+        (1e18, "1.0e+18"),
         (12345.6, "12,345.600"),
         (1234567, "1,234,567"),
         (float("nan"), "n/a"),
@@ -140,6 +178,9 @@ def test_neutralising_keeps_numbers_and_the_input() -> None:
         (True, "yes"),
         (np.int64(7), "7"),
         ("word", "word"),
+        ("", "(blank)"),
+        (" ", "(blank)"),
+        ("a\x00\u202eb", "a\u2400\ufffdb"),
     ],
 )
 def test_how_cells_are_printed(tmp_path: Path, value: Any, shown: str) -> None:
@@ -161,12 +202,162 @@ def test_a_picture_has_its_table_under_it(tmp_path: Path) -> None:
     Report("t", "l", (Section("s", (picture,)),), {}).save(tmp_path)
     page = _read(tmp_path / "report.html")
     assert [tag for tag in page.tags if tag in ("svg", "figcaption", "details", "table")] == [
-        "svg",
         "figcaption",
+        "svg",
         "details",
         "table",
     ]
     assert "| 0.125 |" in (tmp_path / "report.md").read_text()
+
+
+def test_ids_are_of_one_picture_each_and_lead_to_it(tmp_path: Path) -> None:
+    changes = pd.DataFrame({"change": [0.1], "low": [0.0], "high": [0.2]}, index=["a"])
+    svg = to_svg(plot_changes(changes).figure)
+    pictures = (Picture(svg, "One.", changes), Picture(svg, "Two.", changes))
+    page = _Page()
+    page.feed(_page_of(tmp_path, *pictures))
+    assert len(page.ids) > 8
+    assert len(set(page.ids)) == len(page.ids)
+    assert {"s1-1", "s1-2"} < set(page.references)
+    assert set(page.references) <= set(page.ids)
+
+
+def test_a_label_that_looks_like_an_id_stays_as_it_is(tmp_path: Path) -> None:
+    svg = (
+        '<svg><defs><path id="p"/></defs><use xlink:href="#p" style="fill: url(#p)" data-id="p"/>'
+        "<text>id=\"p\" url(#p) href='#p'</text></svg>"
+    )
+    text = _page_of(tmp_path, Picture(svg, "c", pd.DataFrame({"x": [1]})))
+    assert (
+        '<svg><defs><path id="s1-1-p"/></defs>'
+        '<use xlink:href="#s1-1-p" style="fill: url(#s1-1-p)" data-id="p"/>'
+        "<text>id=\"p\" url(#p) href='#p'</text></svg>"
+    ) in text
+
+
+def test_sentences_of_a_list_stand_in_every_format(tmp_path: Path) -> None:
+    body = ("Alone.", Notes(("First & last.", "_Second_.")))
+    Report("t", "l", (Section("s", body),), {}).save(tmp_path)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<ul>\n<li>First &amp; last.</li>\n<li>_Second_.</li>\n</ul>" in html
+    assert "\n- First &amp; last.\n- \\_Second\\_.\n" in (tmp_path / "report.md").read_text()
+    sections = json.loads((tmp_path / "report.json").read_text())["sections"]
+    assert sections == [{"heading": "s", "sentences": ["Alone.", "First & last.", "_Second_."]}]
+
+
+def test_names_from_right_to_left_do_not_turn_a_sentence(tmp_path: Path) -> None:
+    text = _page_of(tmp_path, f"{HEBREW}: 0.25, {HEBREW[:3]} {HEBREW[:3]}=<0.5")
+    word = HEBREW[:3]
+    assert f"<p><bdi>{word}</bdi> 5: 0.25, <bdi>{word} {word}</bdi>=&lt;0.5</p>" in text
+
+
+def test_what_turns_or_hides_text_is_shown_as_such(tmp_path: Path) -> None:
+    name = "a\u202eb\x07c"
+    frame = pd.DataFrame({name: [name]})
+    body = (name, Table(frame, name, "x"), Notes((name,)))
+    Report(f"{name}\ud800", name, (Section(name, body),), {}).save(tmp_path)
+    for file in ("report.html", "report.md"):
+        text = (tmp_path / file).read_text(encoding="utf-8")
+        assert "a\ufffdb\u2407c" in text
+        assert "\u202e" not in text
+        assert "\x07" not in text
+    assert json.loads((tmp_path / "report.json").read_text())["title"] == f"{name}\ud800"
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("1. First", "1\\. First"),
+        ("- x", "\\- x"),
+        ("---", "\\---"),
+        (">x", "\\>x"),
+        ("@a #1", "&#64;a \\#1"),
+        ("-0.5 to 1.5", "-0.5 to 1.5"),
+        ("=> x_y _z_", "=> x_y \\_z\\_"),
+        ("http://a.b and www.a.b", "http&#58;//a.b and www&#46;a.b"),
+        ("$x$ ~a~ <b> &amp;", "\\$x\\$ \\~a\\~ &lt;b> &amp;amp;"),
+    ],
+)
+def test_markdown_of_a_sentence_is_the_sentence(tmp_path: Path, text: str, escaped: str) -> None:
+    Report("t", "l", (Section("s", (text,)),), {}).save(tmp_path, ("md",))
+    assert (tmp_path / "report.md").read_text().splitlines()[-1] == escaped
+
+
+def test_long_names_are_cut_and_can_be_told_apart(tmp_path: Path) -> None:
+    one, other = "x" * 5000 + "1" + "y" * 4999, "x" * 5000 + "2" + "y" * 4999
+    frame = pd.DataFrame({one: [1.0, 2.0], "name": [one, other]})
+    body = (one, Table(frame, other, "t"))
+    Report(one, other, (Section(one, body),), {}).save(tmp_path)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(html) < 30_000
+    shown = re.findall(r"<td>(x.*?y)</td>", html)
+    assert len(set(shown)) == 2
+    assert all("(10,000 characters, SHA-256" in name for name in shown)
+    assert len((tmp_path / "report.md").read_text()) < 10_000
+    table = json.loads((tmp_path / "report.json").read_text())["tables"][0]
+    assert table["columns"][0] == one
+    assert [row[1] for row in table["rows"]] == [one, other]
+    assert pd.read_csv(tmp_path / "t.csv")["name"].tolist() == [one, other]
+
+
+def test_odd_tables_are_shown(tmp_path: Path) -> None:
+    repeated = pd.DataFrame(
+        [[1, "word", np.nan, None], [2.5, 3, np.nan, None]],
+        columns=["n", "n", "lost", ""],
+        index=pd.Index(["a", "b"], name="n"),
+    )
+    tables = (
+        Table(repeated, "Repeated.", "a"),
+        Table(pd.DataFrame({"n": []}), "Rowless.", "b"),
+        Table(pd.DataFrame(index=pd.Index([], name="x")), "Empty.", "c"),
+        Table(pd.DataFrame(), "Nothing.", "d"),
+    )
+    report = Report("t", "l", (Section("s", tables),), {})
+    files = report.save(tmp_path)
+    html = files["report.html"].read_text(encoding="utf-8")
+    assert re.findall(r"<t[hd]( scope=\"col\")?( class=\"number\")?>(\w*)</t[hd]>\n", html) == [
+        (' scope="col"', "", "n"),
+        (' scope="col"', ' class="number"', "n"),
+        (' scope="col"', "", "n"),
+        (' scope="col"', ' class="number"', "lost"),
+        ("", ' class="number"', ""),
+    ]
+    assert html.count("There are no rows.") == 3
+    markdown = files["report.md"].read_text(encoding="utf-8")
+    assert "| b | 2.500 | 3 | n/a | n/a |" in markdown
+    assert markdown.count("There are no rows.") == 3
+    found = json.loads(files["report.json"].read_text())["tables"][0]
+    assert found["columns"] == ["n", "n", "n", "lost", ""]
+    assert found["rows"] == [["a", 1, "word", None, None], ["b", 2.5, 3, None, None]]
+
+
+def test_long_tables_are_closed_and_say_where_they_are_whole(tmp_path: Path) -> None:
+    long = pd.DataFrame({"n": range(500)})
+    text = _page_of(
+        tmp_path,
+        Table(long, "Long.", "long"),
+        Picture("<svg></svg>", "Many.", long),
+        Picture("<svg></svg>", "Few.", long[:25]),
+    )
+    summaries = re.findall(r"<details( open)?><summary>(.*?)</summary>", text)
+    assert [opened for opened, _ in summaries] == ["", "", " open"]
+    assert summaries[0][1].startswith("Long. (500 rows)")
+    assert "see long.csv or the JSON file" in summaries[0][1]
+    assert "see the JSON file" in summaries[1][1]
+
+
+def test_tables_without_end_are_cut_in_the_page_alone(tmp_path: Path) -> None:
+    table = Table(pd.DataFrame({"n": range(10_002)}), "Long.", "long")
+    files = Report("t", "l", (Section("s", (table,)),), {}).save(tmp_path)
+    html = files["report.html"].read_text(encoding="utf-8")
+    assert html.count("<data ") == 10_000
+    assert "2 more rows are in long.csv and the JSON file." in html
+    assert files["report.md"].read_text().splitlines()[-2:] == [
+        "",
+        "2 more rows are in the JSON file.",
+    ]
+    assert len(json.loads(files["report.json"].read_text())["tables"][0]["rows"]) == 10_002
+    assert len(pd.read_csv(files["long.csv"])) == 10_002
 
 
 def test_a_page_is_the_same_bytes_again(tmp_path: Path) -> None:
@@ -213,5 +404,5 @@ def test_bad_parts_are_refused() -> None:
     twice = Section("s", (Table(frame, "c", "a"), Table(frame, "c", "a")))
     with pytest.raises(ValueError, match="different names"):
         Report("t", "l", (twice,), {})
-    with pytest.raises(ValueError, match=r"must not have the keys \['tables'\]"):
-        Report("t", "l", (), {"tables": []})
+    with pytest.raises(ValueError, match=r"must not have the keys \['lead', 'tables'\]"):
+        Report("t", "l", (), {"tables": [], "lead": ""})
