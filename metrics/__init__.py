@@ -22,12 +22,14 @@ from ._pareto import pareto_front
 from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff, to_svg
 from ._read import read_predictions, read_table
 from ._report import (
+    Notes,
     Picture,
     Report,
     Section,
     Table,
     format_number,
     neutralise_formulas,
+    report_schema,
     restore_formulas,
 )
 from ._seeds import over_seeds
@@ -38,6 +40,7 @@ __all__ = [
     "Audit",
     "CellCounts",
     "MetricsWarning",
+    "Notes",
     "Picture",
     "Report",
     "Section",
@@ -59,6 +62,7 @@ __all__ = [
     "plot_tradeoff",
     "read_predictions",
     "read_table",
+    "report_schema",
     "restore_formulas",
     "summary",
     "to_svg",
