@@ -286,7 +286,7 @@ def audit_rows(
     added, notes = named_figures(
         metrics, rows, predictions, scores, options.confidence, options.n_boot, rng
     )
-    if taken := set(added) & set(found.figures):
+    if taken := set(added) & {*found.figures, "n", "weight"}:
         raise ValueError(f"`metrics` must have names of their own, {sorted(taken)} are taken.")
     figures = found.figures | added
     reference = _reference(rows, options.reference)

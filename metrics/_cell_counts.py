@@ -108,7 +108,9 @@ class CellCounts:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a cell: the sensitive features, ``y_true``, ``y_pred`` and ``n``."""
-        names = [*(self._features or []), "y_true", "y_pred"]
+        if self._features is None:
+            return pd.DataFrame(columns=["y_true", "y_pred", "n"])
+        names = [*self._features, "y_true", "y_pred"]
         frame = self._counts.rename_axis(names).rename("n").reset_index(allow_duplicates=True)
         return frame
 

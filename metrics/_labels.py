@@ -62,7 +62,7 @@ def encode_labels(
         listed = ", ".join(map(repr, values))
         raise ValueError(
             f"`{name}` must hold values of `y_true` ({listed}), got {strange!r}. Scores belong in "
-            "`y_score`."
+            '`y_score`; for more labels than two pass task="multiclass".'
         )
     encoded: NDArray[np.int64] = of_unique.astype(np.int64)[codes]
     return encoded

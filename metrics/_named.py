@@ -22,7 +22,7 @@ Model: TypeAlias = tuple[NDArray[Any], Floats | None]  # predictions and scores
 
 _HOMES = ("fairlearn.metrics", "sklearn.metrics")
 _MAX_CALLS = 4_000  # of a metric, over all groups: a call takes a millisecond or two
-_SCORES = ("y_score", "y_proba", "y_prob")
+_SCORES = ("y_score", "y_proba", "y_prob", "pred_decision")
 
 
 def find_metrics(metrics: str | Iterable[str] | Mapping[str, Metric]) -> dict[str, Metric]:
@@ -126,7 +126,9 @@ class _Sample:
         given = {} if weights is None else {"sample_weight": weights[chosen]}
         with warnings.catch_warnings():
             # scikit-learn says in a warning that it puts a number where there is none.
-            warnings.simplefilter("error")
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("error", RuntimeWarning)
             try:
                 found = [
                     self.metric(self.truth[chosen], other[chosen], **given) for other in self.others
@@ -208,8 +210,9 @@ def _samples(
 def _look_up(name: str) -> Metric:
     for home in _HOMES:
         found = getattr(import_module(home), name, None)
-        if inspect.isfunction(found) and not name.startswith("_"):
-            return found
+        if callable(found) and not inspect.isclass(found) and not name.startswith("_"):
+            metric: Metric = found
+            return metric
     raise ValueError(f"`metrics`: there is no {name!r} in {' or '.join(_HOMES)}.")
 
 

@@ -128,11 +128,14 @@ def number_changes(
     rng: np.random.Generator,
 ) -> dict[str, Interval]:
     """Return the changes of the figures of a regression, by drawn rows."""
-    old, new = Moments.of(rows, before), Moments.of(rows, after)
+    weights = rows.each_weight()
     names = [name for name in FIGURES if name != "mean_true"]
     bounds = []
     for part in parts(rows.codes, len(rows.names)):
-        each = np.concatenate([old.each[part], new.each[part]], axis=1)
+        old, new = (
+            Moments.of(rows.truth[part], model[part], weights[part]) for model in (before, after)
+        )
+        each = np.concatenate([old.each, new.each], axis=1)
         means = np.concatenate([each.mean(0)[None], row_replicates(each, n_boot, rng)])
         first, second = old.figures(means[:, :6]), new.figures(means[:, 6:])
         bounds.append(

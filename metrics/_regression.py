@@ -21,21 +21,20 @@ class Moments:
     Attributes:
         each: Of each row, (N, 6): weight, and weighted truth, its square, error, absolute error
             and squared error.
-        centre: What was taken from the truth, so that its square does not cancel.
+        centre: The mean of the truth, taken from it so that its square does not cancel.
     """
 
     each: Floats
     centre: float
 
     @classmethod
-    def of(cls, rows: Rows, predictions: Floats) -> "Moments":
-        """Return those of one model."""
-        centre = float(rows.truth.mean())
-        truth, error = rows.truth - centre, predictions - rows.truth
-        each = np.stack(
-            [np.ones_like(truth), truth, truth**2, error, np.abs(error), error**2], axis=1
-        )
-        return cls(each if rows.weights is None else each * rows.weights[:, None], centre)
+    def of(cls, truth: Floats, predictions: Floats, weights: Floats) -> "Moments":
+        """Return those of one model on the rows of one group."""
+        total = weights.sum()
+        centre = float(weights @ truth / total) if total else 0.0
+        truth, error = truth - centre, predictions - truth
+        each = [np.ones_like(truth), truth, truth**2, error, np.abs(error), error**2]
+        return cls(np.stack(each, axis=1) * weights[:, None], centre)
 
     def figures(self, means: Floats) -> dict[str, Floats]:
         r"""Return `FIGURES`, each (...), from means of rows, (..., 6).
@@ -63,10 +62,11 @@ def regression_figures(
     rows: Rows, predictions: Floats, confidence: float, n_boot: int, rng: np.random.Generator
 ) -> dict[str, Figure]:
     """Return `FIGURES` with their intervals, each (1 + K,)."""
-    moments = Moments.of(rows, predictions)
+    weights = rows.each_weight()
     bounds, n = [], []
     for part in parts(rows.codes, len(rows.names)):
-        own = moments.each[part]
+        moments = Moments.of(rows.truth[part], predictions[part], weights[part])
+        own = moments.each
         values = moments.figures(own.mean(0))
         draws = moments.figures(row_replicates(own, n_boot, rng))
         bounds.append(

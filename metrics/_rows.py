@@ -139,6 +139,7 @@ def encode_rows(
             return floats(column, len(truth), name)
         return encode_labels(column, values, name)
 
+    codes = position[groups.codes]
     return Rows(
         task=task,
         values=values,
@@ -146,9 +147,9 @@ def encode_rows(
         predictions={name: code(column, name) for name, column in columns.items()},
         groups=groups,
         present=present,
-        codes=position[groups.codes],
+        codes=codes,
         names=tuple(groups.names[k] for k in present),
-        weights=None if sample_weight is None else _weights(sample_weight, len(truth)),
+        weights=None if sample_weight is None else _weights(sample_weight, codes >= 0),
         repeats=repeats,
     )
 
@@ -158,8 +159,10 @@ def _refuse_favourable(favourable: Any) -> None:
         raise ValueError("`favourable` is of two labels; leave it out for this task.")
 
 
-def _weights(sample_weight: Any, n_rows: int) -> Floats:
-    weights = floats(sample_weight, n_rows, "sample_weight")
-    if (weights < 0).any() or not weights.any():
-        raise ValueError("`sample_weight` must be 0 or more, and not 0 in every row.")
+def _weights(sample_weight: Any, is_known: NDArray[np.bool_]) -> Floats:
+    weights = floats(sample_weight, len(is_known), "sample_weight")
+    if (weights < 0).any() or not weights[is_known].any():
+        raise ValueError(
+            "`sample_weight` must be 0 or more, and not 0 in every row that belongs to a group."
+        )
     return weights

@@ -49,12 +49,15 @@ def score_figures(
     """
     moments = loss_moments(rows, scores)
     weights = moments[:, 0]
+    has_ece = are_probabilities(scores)
     n, auc, losses, ece = [], [], [], []
     for part in parts(rows.codes, len(rows.names)):
         n.append(len(weights[part]))
         auc.append(auc_and_variance(rows.truth[part], scores[part], weights[part]))
         losses.append(_mean_bounds(moments[part], confidence, n_boot, rng))
-        ece.append(_calibration_error(rows.truth[part], scores[part], weights[part]))
+        ece.append(
+            _calibration_error(rows.truth[part], scores[part], weights[part]) if has_ece else np.nan
+        )
     sizes = np.array(n, dtype=np.int64)
     value, variance = np.array(auc, dtype=np.float64).T
     bounds = np.array(losses, dtype=np.float64).transpose(1, 2, 0)  # (losses, 3, 1 + K)
@@ -80,7 +83,7 @@ def loss_moments(rows: Rows, scores: Floats) -> Floats:
         of_truth = np.where(rows.truth == 1, scores, 1 - scores)
     else:
         brier = ((scores - np.eye(scores.shape[1])[rows.truth]) ** 2).sum(1)
-        of_truth = scores[np.arange(len(scores)), rows.truth] / scores.sum(1)
+        of_truth = divide(scores[np.arange(len(scores)), rows.truth], scores.sum(1))
     # As in scikit-learn a probability of 0 is taken for the least that can be told from it.
     log_loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).eps))
     return np.stack([weights, weights * brier, weights * log_loss], axis=1)
@@ -168,4 +171,4 @@ def _calibration_error(truth: Ints, scores: Floats, weights: Floats) -> float:
     if scores.ndim == 2:
         highest = scores.argmax(1)
         truth, scores = (truth == highest) * 1, scores[np.arange(len(scores)), highest]
-    return calibration_error(truth, scores, weights) if are_probabilities(scores) else float("nan")
+    return calibration_error(truth, scores, weights)

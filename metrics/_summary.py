@@ -91,11 +91,11 @@ def summarise(rows: Rows, predictions: NDArray[Any], scores: Floats | None) -> S
 
 
 def _of_numbers(rows: Rows, predictions: Floats) -> Summary:
-    moments = Moments.of(rows, predictions)
+    moments = Moments.of(rows.truth, predictions, rows.each_weight())
     figures = moments.figures(moments.each.mean(0))
     gaps = number_gaps(rows, predictions)
     by_group = group_means(rows, np.abs(predictions - rows.truth))
-    worst = int(by_group.argmax())
+    worst = int(np.nanargmax(by_group))
     return {
         **{name: float(figures[name]) for name in ("mae", "rmse", "bias", "r2")},
         "worst_group_mae": float(by_group[worst]),

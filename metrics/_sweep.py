@@ -34,10 +34,12 @@ def matched_row(
 ) -> dict[str, float]:
     """Return the rates at the cut whose selection rate is nearest to the one given."""
     at = np.concatenate([[np.inf], np.unique(scores)[::-1]])
-    selected = _selected(scores, weights, at) / weights.sum()
-    cut = at[[np.abs(selected - selection_rate).argmin()]]
+    selected = divide(_selected(scores, weights, at), weights.sum())
+    distance = np.abs(selected - selection_rate).round(12)  # ties: the highest cut
+    cut = at[[distance.argmin()]]
     row = sweep_frame(truth, scores, weights, cut).iloc[0]
-    return {"n": len(truth), "threshold": float(cut[0]), **{name: row[name] for name in _RATES}}
+    threshold = float(cut[0]) if weights.any() else float("nan")
+    return {"n": len(truth), "threshold": threshold, **{name: row[name] for name in _RATES}}
 
 
 def _selected(scores: Floats, weights: Floats, at: Floats) -> Floats:

@@ -66,8 +66,8 @@ def worst_error(one_sided: Interval, n: Ints, names: Sequence[str]) -> pd.DataFr
     The largest of them is the bound, for the reason that `_least` gives.
     """
     errors = one_sided.value[1:]
-    at = int(errors.argmax())
-    bound = float(one_sided.high[1:].max())
+    at = int(np.nanargmax(errors))
+    bound = float(one_sided.high[1:][~np.isnan(errors)].max())
     return _frame(worst_group_mae=Worst(float(errors[at]), names[at], int(n[1:][at]), bound))
 
 
