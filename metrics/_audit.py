@@ -191,8 +191,8 @@ def audit(
         \text{fpr}_g = \frac{n_{g01}}{n_{g00} + n_{g01}}, \quad
         \text{selection rate}_g = \frac{n_{g01} + n_{g11}}{n_g}, \quad \ldots
 
-    Of several labels there are the rates of each against the rest, as ``tpr[cat]``, and their means;
-    of numbers the mean absolute error, the root of the mean squared error, the bias (mean of
+    Of several labels there are the rates of each against the rest, as ``tpr[cat]``, and means of
+    them; of numbers the mean absolute error, the root of the mean squared error, the bias (mean of
     prediction minus truth) and R2. A figure without rows is NaN, and so is every difference, ratio
     and gap made from it. Rows with a missing sensitive feature count in the overall figures and in
     no group, with a `MetricsWarning`.
@@ -410,7 +410,7 @@ def _hash(rows: Rows, predictions: NDArray[Any], scores: Floats | None) -> str:
     columns = (rows.groups.codes, rows.truth, predictions, scores, rows.weights, rows.repeats)
     for column in columns:
         if column is not None:
-            digest.update(np.ascontiguousarray(column))
+            digest.update(column.tobytes())
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ def audit_counts(
 
     Args:
         counts: `CellCounts`, or a table with one row a cell, such as the result of
-            ``SELECT sex, race, y_true, y_pred, COUNT(*) AS n ... GROUP BY ALL`` in any engine. Every
+            ``SELECT sex, y_true, y_pred, COUNT(*) AS n ... GROUP BY ALL`` in any engine. Every
             column that is not named below is a sensitive feature; cells may occur more than once.
         y_true: Column of the labels.
         y_pred: Column of the predictions.

@@ -26,11 +26,11 @@ def calibration_frame(truth: Ints, scores: Floats, weights: Floats, z: float) ->
     bins = _bins(scores)
 
     def sums(each: Floats) -> Floats:
-        return np.bincount(bins, weights=each, minlength=_N_BINS)
+        return np.bincount(bins, each, _N_BINS).astype(np.float64)
 
     total = sums(weights)
     observed = wilson(sums(weights * truth), total, z, divide(total**2, sums(weights**2)))
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "n": np.bincount(bins, minlength=_N_BINS),
             "mean_score": divide(sums(weights * scores), total),
@@ -40,7 +40,6 @@ def calibration_frame(truth: Ints, scores: Floats, weights: Floats, z: float) ->
         },
         index=pd.RangeIndex(1, _N_BINS + 1, name="bin"),
     )
-    return frame
 
 
 def _bins(scores: Floats) -> Ints:

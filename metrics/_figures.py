@@ -1,9 +1,9 @@
 """Every figure of every task with its interval: of all rows first, then of each group, (1 + K,)."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ._bootstrap import cell_replicates, percentile
 from ._intervals import Interval, balanced, two_sided, wilson
@@ -69,37 +69,40 @@ def macro_averages(counts: Floats) -> dict[str, Floats]:
     }
 
 
-def effective_sizes(tally: Tally) -> Floats:
-    """Return how many rows of weight 1 would be as sure, (1 + K,)."""
-    axes = tuple(range(1, tally.n.ndim))
-    return divide(tally.weight.sum(axes) ** 2, tally.square.sum(axes))
+def rarest_label(tally: Tally) -> Floats:
+    """Return how many rows of weight 1 the rarest label that occurs is worth, (1 + K,)."""
+    axes = tuple(range(2, tally.n.ndim))
+    sizes = divide(tally.weight.sum(axes) ** 2, tally.square.sum(axes))  # (1 + K, C)
+    return np.asarray(np.fmin.reduce(sizes, axis=1))
 
 
 def _macro_intervals(
     tally: Tally, confidence: float, n_boot: int, rng: np.random.Generator
 ) -> dict[str, Interval]:
-    sizes = effective_sizes(tally)
     found: dict[str, list[Interval]] = {}
-    for k, size in enumerate(sizes):
-        estimates = macro_averages(tally.weight[k])
-        draws = macro_replicates(tally.weight[k], size, n_boot, rng)
-        for name, estimate in estimates.items():
-            bounds = percentile(estimate, draws[name], confidence, size)
-            found.setdefault(name, []).append(bounds)
-    return {
-        name: Interval(*(np.array(parts, dtype=np.float64) for parts in zip(*each, strict=True)))
-        for name, each in found.items()
-    }
+    for weight, square, size in zip(tally.weight, tally.square, rarest_label(tally), strict=True):
+        draws = [macro_averages(drawn) for drawn in cell_draws(weight, square, n_boot, rng)]
+        for name, estimate in macro_averages(weight).items():
+            replicates = np.concatenate([block[name] for block in draws])
+            found.setdefault(name, []).append(percentile(estimate, replicates, confidence, size))
+    return {name: stack(each) for name, each in found.items()}
 
 
-def macro_replicates(
-    counts: Floats, size: float, n_boot: int, rng: np.random.Generator
-) -> dict[str, NDArray[np.float64]]:
-    """Return `macro_averages` of drawn cells, each (n_boot,), of counts (C, C)."""
-    step = max(1, _BLOCK // counts.size)
-    parts = []
+def cell_draws(
+    weight: Floats, square: Floats, n_boot: int, rng: np.random.Generator
+) -> Iterator[Floats]:
+    """Yield drawn cells, (n, ...), in blocks that fit into memory; empty cells stay empty."""
+    found = np.flatnonzero(weight)
+    step = max(1, _BLOCK // weight.size)
     for start in range(0, n_boot, step):
         n = min(step, n_boot - start)
-        drawn = cell_replicates(counts.ravel(), n, rng, n_eff=size)
-        parts.append(macro_averages(drawn.reshape(n, *counts.shape)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        drawn = np.zeros((n, weight.size))
+        drawn[:, found] = cell_replicates(
+            weight.ravel()[found], n, rng, squares=square.ravel()[found]
+        )
+        yield drawn.reshape(n, *weight.shape)
+
+
+def stack(intervals: Sequence[Interval]) -> Interval:
+    """Return the intervals of one figure each as one, along a last dimension."""
+    return Interval(*(np.stack(part, axis=-1) for part in zip(*intervals, strict=True)))

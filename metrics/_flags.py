@@ -24,7 +24,7 @@ def flag_unknown(n_unknown: int, n_rows: int) -> list[str]:
 
 def flag_small_groups(sizes: NDArray[np.int64], names: Sequence[str], min_size: int) -> list[str]:
     """Flag groups with fewer rows than `min_size`; sizes are (K,)."""
-    small = [f"{names[k]} ({sizes[k]})" for k in np.flatnonzero(sizes < min_size)]
+    small = [f"{names[k]} ({sizes[k]})" for k in np.flatnonzero(sizes < min_size).tolist()]
     return _flag_small("groups", small, min_size)
 
 
@@ -64,7 +64,7 @@ def flag_undefined(counts: NDArray[Any], names: Sequence[str], values: Sequence[
             for c, v in enumerate(values)
         }
     return [
-        f"Undefined: {what} in {_list([names[k] for k in np.flatnonzero(n == 0)])}."
+        f"Undefined: {what} in {_list([names[k] for k in np.flatnonzero(n == 0).tolist()])}."
         for what, n in causes.items()
         if (n == 0).any()
     ]

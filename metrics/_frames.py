@@ -1,9 +1,11 @@
 """The tables of an audit, from figures (1 + K,): all rows first, then each group."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ._calibration import calibration_frame
 from ._figures import Figure
@@ -18,7 +20,7 @@ OVERALL = "overall"
 
 def by_group_frame(rows: Rows, figures: Mapping[str, Figure]) -> pd.DataFrame:
     """Return n and the figures of each combination of levels, present or not."""
-    columns = {"n": rows.group_sizes()}
+    columns: dict[str, NDArray[Any]] = {"n": rows.group_sizes()}
     if rows.weights is not None:
         known = rows.codes >= 0
         columns["weight"] = np.bincount(rows.codes[known], rows.weights[known], len(rows.names))

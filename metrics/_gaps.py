@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ._permutation import RowSet, gap_p, row_gap_p
+from ._permutation import gap_p, row_gap_p
 from ._rates import Floats, Ints, Tally, divide
+from ._row_sets import RowSet
 from ._rows import Rows
 from ._worst import Gap, widest
 

@@ -65,8 +65,12 @@ def mean_intervals(
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = studentized(np.log(value), error / value, np.log(drawn), errors / drawn, confidence)
     varies = error > 1e-12 * np.abs(centre)
+    # With few rows a bound of the logarithms can be beyond all numbers: it is none.
+    longest = np.log(np.finfo(np.float64).max)
+    varies &= ~positive | (np.abs(logs.low) < longest) & (np.abs(logs.high) < longest)
+    low, high = (np.exp(np.where(varies & positive, bound, 0)) for bound in logs[1:])
     return Interval(
         value,
-        np.where(varies, np.where(positive, np.exp(logs.low), plain.low), np.nan),
-        np.where(varies, np.where(positive, np.exp(logs.high), plain.high), np.nan),
+        np.where(varies, np.where(positive, low, plain.low), np.nan),
+        np.where(varies, np.where(positive, high, plain.high), np.nan),
     )

@@ -54,7 +54,7 @@ def named_figures(
             except _UndefinedError as undefined:
                 notes.append(f"Undefined: {name} in {group} ({undefined}).")
                 value, draws = np.nan, np.empty(0)
-            bounds.append(percentile(value, draws, confidence, sample.size))
+            bounds.append(percentile(np.asarray(value), draws, confidence, sample.size))
             n.append(sample.n)
         interval = Interval(*np.array(bounds, dtype=np.float64).T)
         figures[name] = Figure(interval, np.array(n), f"bootstrap, {n_draws} draws")
@@ -81,7 +81,7 @@ def named_changes(
             except _UndefinedError:
                 values = np.full((1, 2), np.nan)
             change = values[:, 1] - values[:, 0]
-            bounds.append(percentile(change[0], change[1:], confidence, sample.size))
+            bounds.append(percentile(np.asarray(change[0]), change[1:], confidence, sample.size))
         changes[name] = Interval(*np.array(bounds, dtype=np.float64).T)
     return changes
 
@@ -151,7 +151,7 @@ class _Sample:
         for _ in range(n_draws):
             try:
                 if self.are_cells and self.weights is not None:
-                    drawn = cell_replicates(self.weights, 1, rng, n_eff=self.size)[0]
+                    drawn = cell_replicates(self.weights, 1, rng, n_eff=np.asarray(self.size))[0]
                     yield self.values(drawn > 0, drawn)
                 else:
                     yield self.values(rng.integers(0, len(self.truth), len(self.truth)))
@@ -191,7 +191,7 @@ def _samples(
                 np.stack([truth, *other], axis=1), axis=0, return_inverse=True
             )
             truth, *other = cells.T
-            weight = np.bincount(position.ravel(), weights=weight, minlength=len(cells))
+            weight = np.bincount(position.ravel(), weight, len(cells)).astype(np.float64)
         yield (
             group,
             _Sample(
@@ -224,4 +224,5 @@ def _checked(name: str, metric: Any) -> Metric:
             f"`metrics`: {name} compares groups. Name the metric that it compares; "
             "`difference()` and `ratio()` of the audit do the rest."
         )
-    return metric
+    checked: Metric = metric
+    return checked

@@ -1,20 +1,19 @@
 """Changes between two models on the same rows, with intervals, each (1 + K,)."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._bootstrap import cell_replicates, percentile, row_replicates
-from ._figures import effective_sizes, macro_averages
+from ._bootstrap import percentile, row_replicates
+from ._figures import cell_draws, macro_averages, rarest_label, stack
 from ._intervals import Interval, difference, normal, two_sided
+from ._means import mean_intervals
 from ._rates import RATES, Floats, Ints, Tally, divide
 from ._regression import FIGURES, Moments
 from ._rows import Rows
-from ._scores import LOSSES, auc_and_influence, loss_moments, parts, weighted_means
+from ._scores import LOSSES, auc_and_influence, parts, row_losses
 
 # Precision is not among them: the rows that it looks at change with the prediction.
 _RATES = ("accuracy", "selection_rate", "tpr", "fpr", "fnr")
 _MAX_CELLS = 50_000_000
-_BLOCK = 20_000_000  # cells that are drawn at a time
 
 
 def label_changes(
@@ -100,22 +99,21 @@ def score_changes(
 
     The AUC's by DeLong's components, paired; the losses' by drawn rows.
     """
-    moments = np.concatenate([loss_moments(rows, before), loss_moments(rows, after)], axis=1)
-    weights = moments[:, 0]
-    auc, losses = [], []
+    losses, weights = row_losses(rows, after) - row_losses(rows, before), rows.each_weight()
+    value, variance, means = [], [], []
     for part in parts(rows.codes, len(rows.names)):
-        truth = rows.truth[part]
+        truth, weight = rows.truth[part], weights[part]
         (old, phi_old), (new, phi_new) = (
-            auc_and_influence(truth, scores[part], weights[part]) for scores in (before, after)
+            auc_and_influence(truth, scores[part], weight) for scores in (before, after)
         )
-        auc.append((new - old, ((phi_new - phi_old) ** 2).sum()))
-        losses.append(_changes_of_means(moments[part], confidence, n_boot, rng))
-    z = two_sided(confidence)
-    value, variance = np.array(auc, dtype=np.float64).T
-    bounds = np.array(losses, dtype=np.float64).transpose(1, 2, 0)  # (losses, 3, 1 + K)
+        value.append(new - old)
+        variance.append(((phi_new - phi_old) ** 2).sum())
+        own = None if rows.weights is None else weight
+        means.append(mean_intervals(losses[part], own, n_boot, rng, confidence))
+    loss = stack(means)
     return {
-        "auc": normal(value, variance, z, -1),
-        **{name: Interval(*each) for name, each in zip(LOSSES, bounds, strict=True)},
+        "auc": normal(np.array(value), np.array(variance), two_sided(confidence), -1),
+        **{name: Interval(*(bound[i] for bound in loss)) for i, name in enumerate(LOSSES)},
     }
 
 
@@ -128,21 +126,19 @@ def number_changes(
     rng: np.random.Generator,
 ) -> dict[str, Interval]:
     """Return the changes of the figures of a regression, by drawn rows."""
-    weights = rows.each_weight()
-    names = [name for name in FIGURES if name != "mean_true"]
-    bounds = []
+    found: dict[str, list[Interval]] = {}
     for part in parts(rows.codes, len(rows.names)):
-        old, new = (
-            Moments.of(rows.truth[part], model[part], weights[part]) for model in (before, after)
-        )
+        truth, weights = rows.truth[part], rows.each_weight()[part]
+        old, new = (Moments.of(truth, model[part], weights) for model in (before, after))
         each = np.concatenate([old.each, new.each], axis=1)
-        means = np.concatenate([each.mean(0)[None], row_replicates(each, n_boot, rng)])
+        estimate = each.mean(0) if len(each) else np.full(12, np.nan)
+        means = np.concatenate([estimate[None], row_replicates(each, n_boot, rng)])
         first, second = old.figures(means[:, :6]), new.figures(means[:, 6:])
-        bounds.append(
-            [_bounds(second[name] - first[name], confidence, len(each)) for name in names]
-        )
-    by_figure = np.array(bounds, dtype=np.float64).transpose(1, 2, 0)
-    return {name: Interval(*each) for name, each in zip(names, by_figure, strict=True)}
+        for name in FIGURES:
+            if name != "mean_true":
+                change = second[name] - first[name]
+                found.setdefault(name, []).append(_bounds(change, confidence, len(each)))
+    return {name: stack(each) for name, each in found.items()}
 
 
 def _macro_changes(
@@ -150,22 +146,16 @@ def _macro_changes(
 ) -> dict[str, Interval]:
     """Return the changes of precision and of the means over labels, by drawn cells."""
     found: dict[str, list[Interval]] = {}
-    for counts, size in zip(tally.weight, effective_sizes(tally), strict=True):
-        cells = np.flatnonzero(counts)
-        step = max(1, _BLOCK // counts.size)
-        blocks = [_macro_change(counts[None])]
-        for start in range(0, n_boot, step):
-            n = min(step, n_boot - start)
-            drawn = np.zeros((n, counts.size))
-            drawn[:, cells] = cell_replicates(counts.ravel()[cells], n, rng, n_eff=size)
-            blocks.append(_macro_change(drawn.reshape(n, *counts.shape)))
+    for weight, square, size in zip(tally.weight, tally.square, rarest_label(tally), strict=True):
+        blocks = [_macro_change(weight[None])]
+        blocks += [_macro_change(drawn) for drawn in cell_draws(weight, square, n_boot, rng)]
         for name in blocks[0]:
             changes = np.concatenate([block[name] for block in blocks])
             found.setdefault(name, []).append(_bounds(changes, confidence, size))
-    return {name: Interval(*np.array(each, dtype=np.float64).T) for name, each in found.items()}
+    return {name: stack(each) for name, each in found.items()}
 
 
-def _macro_change(cells: Floats) -> dict[str, NDArray[np.float64]]:
+def _macro_change(cells: Floats) -> dict[str, Floats]:
     """Return the changes, each (n,), from cells (n, C, C, C)."""
     before, after = cells.sum(-1), cells.sum(-2)
     old, new = macro_averages(before), macro_averages(after)
@@ -174,17 +164,6 @@ def _macro_change(cells: Floats) -> dict[str, NDArray[np.float64]]:
     return changes | {"precision": precision[1] - precision[0]}
 
 
-def _changes_of_means(
-    moments: Floats, confidence: float, n_boot: int, rng: np.random.Generator
-) -> list[Interval]:
-    half = moments.shape[1] // 2
-    means = moments.mean(0)[None] if len(moments) else np.full((1, 2 * half), np.nan)
-    if not np.isnan(means).any():
-        means = np.concatenate([means, row_replicates(moments, n_boot, rng)])
-    changes = weighted_means(means[:, half:]) - weighted_means(means[:, :half])
-    return [_bounds(change, confidence, len(moments)) for change in changes.T]
-
-
 def _bounds(values: Floats, confidence: float, n_rows: float) -> Interval:
     """Return the interval of an estimate, which is the first value, by its replicates."""
-    return percentile(values[0], values[1:], confidence, n_rows)
+    return percentile(np.asarray(values[0]), values[1:], confidence, n_rows)

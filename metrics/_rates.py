@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ._sizes import effective_size
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -55,7 +57,7 @@ class Share(NamedTuple):
 
     successes: Floats
     trials: Floats
-    size: Floats  # rows of weight 1 that would be as sure, (sum of weights)² / sum of squares
+    size: Floats  # rows of weight 1 that would be as sure
     n: Ints  # rows looked at
 
     @property
@@ -71,17 +73,18 @@ def share(tally: Tally, rate: str) -> Share:
 
 
 def masked_share(tally: Tally, success: Ints, looked_at: Ints) -> Share:
-    """Return the share of the cells marked in `success` in those marked in `looked_at`, (C, C).
+    """Return the share of the cells marked in `success` in those marked in `looked_at`, (C, C)."""
 
-    Source:
-        L. Kish (1965), Survey Sampling, for the effective size.
-    """
-    trials = (tally.weight * looked_at).sum((-2, -1))
+    def total(cells: Floats, mask: Ints) -> Floats:
+        return np.asarray((cells * mask).sum((-2, -1)))
+
+    successes, trials = total(tally.weight, success), total(tally.weight, looked_at)
+    squares = total(tally.square, success), total(tally.square, looked_at)
     return Share(
-        successes=(tally.weight * success).sum((-2, -1)),
-        trials=trials,
-        size=divide(trials**2, (tally.square * looked_at).sum((-2, -1))),
-        n=(tally.n * looked_at).sum((-2, -1)).astype(np.int64),
+        successes,
+        trials,
+        size=effective_size(successes, trials, *squares),
+        n=total(tally.n, looked_at).astype(np.int64),
     )
 
 
@@ -99,7 +102,7 @@ def divide(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> 
 
 def balanced_accuracy(tally: Tally) -> Floats:
     """Return the mean of the labels' recalls, NaN where a label has no rows."""
-    return recalls(tally.weight).mean(-1)
+    return np.asarray(recalls(tally.weight).mean(-1))
 
 
 def recalls(counts: Floats) -> Floats:

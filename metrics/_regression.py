@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._bootstrap import percentile, row_replicates
-from ._figures import Figure
+from ._figures import Figure, stack
 from ._intervals import Interval
+from ._means import mean_intervals
 from ._rates import Floats, divide
 from ._rows import Rows
 from ._scores import parts
@@ -62,19 +63,21 @@ def regression_figures(
     rows: Rows, predictions: Floats, confidence: float, n_boot: int, rng: np.random.Generator
 ) -> dict[str, Figure]:
     """Return `FIGURES` with their intervals, each (1 + K,)."""
-    weights = rows.each_weight()
-    bounds, n = [], []
+    found: dict[str, list[Interval]] = {name: [] for name in FIGURES}
+    n = []
     for part in parts(rows.codes, len(rows.names)):
-        moments = Moments.of(rows.truth[part], predictions[part], weights[part])
-        own = moments.each
-        values = moments.figures(own.mean(0))
-        draws = moments.figures(row_replicates(own, n_boot, rng))
-        bounds.append(
-            [percentile(values[name], draws[name], confidence, len(own)) for name in FIGURES]
-        )
-        n.append(len(own))
-    by_figure = np.array(bounds, dtype=np.float64).transpose(1, 2, 0)  # (figures, 3, 1 + K)
-    return {
-        name: Figure(Interval(*each), np.array(n, dtype=np.int64), "bootstrap of rows")
-        for name, each in zip(FIGURES, by_figure, strict=True)
-    }
+        truth, prediction = rows.truth[part], predictions[part]
+        weights = None if rows.weights is None else rows.weights[part]
+        error = prediction - truth
+        columns = np.stack([truth, prediction, np.abs(error), error, error**2], axis=1)
+        means = mean_intervals(columns, weights, n_boot, rng, confidence)
+        for i, name in enumerate(("mean_true", "mean_pred", "mae", "bias")):
+            found[name].append(Interval(*(bound[i] for bound in means)))
+        found["rmse"].append(Interval(*(np.sqrt(bound[4]) for bound in means)))
+        moments = Moments.of(truth, prediction, rows.each_weight()[part])
+        r2 = moments.figures(moments.each.mean(0))["r2"] if len(truth) else np.asarray(np.nan)
+        draws = moments.figures(row_replicates(moments.each, n_boot, rng))["r2"]
+        found["r2"].append(percentile(r2, draws, confidence, len(truth)))
+        n.append(len(truth))
+    sizes = np.array(n, dtype=np.int64)
+    return {name: Figure(stack(each), sizes, "bootstrap of rows") for name, each in found.items()}

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._bootstrap import percentile, row_replicates
 from ._calibration import calibration_error
-from ._figures import Figure
-from ._intervals import Interval, normal, two_sided
+from ._figures import Figure, stack
+from ._intervals import Interval, logit, student, two_sided, welch
 from ._labels import floats
+from ._means import mean_intervals
 from ._rates import Floats, Ints, divide
 from ._rows import Rows
 
@@ -47,37 +47,41 @@ def score_figures(
     is NaN unless all scores are in [0, 1]. The calibration error has no interval: it is biased
     upwards by an amount that shrinks with the number of rows.
     """
-    moments = loss_moments(rows, scores)
-    weights = moments[:, 0]
+    losses, weights = row_losses(rows, scores), rows.each_weight()
     has_ece = are_probabilities(scores)
-    n, auc, losses, ece = [], [], [], []
+    n, aucs, means, errors = [], [], [], []
     for part in parts(rows.codes, len(rows.names)):
-        n.append(len(weights[part]))
-        auc.append(auc_and_variance(rows.truth[part], scores[part], weights[part]))
-        losses.append(_mean_bounds(moments[part], confidence, n_boot, rng))
-        ece.append(
-            _calibration_error(rows.truth[part], scores[part], weights[part]) if has_ece else np.nan
-        )
-    sizes = np.array(n, dtype=np.int64)
-    value, variance = np.array(auc, dtype=np.float64).T
-    bounds = np.array(losses, dtype=np.float64).transpose(1, 2, 0)  # (losses, 3, 1 + K)
+        truth, weight = rows.truth[part], weights[part]
+        n.append(len(truth))
+        aucs.append(_auc_interval(truth, scores[part], weight, confidence))
+        own = None if rows.weights is None else weight
+        means.append(mean_intervals(losses[part], own, n_boot, rng, confidence))
+        errors.append(_calibration_error(truth, scores[part], weight) if has_ece else np.nan)
+    sizes, loss = np.array(n, dtype=np.int64), stack(means)
     unknown = np.full(len(sizes), np.nan)
     return {
-        "auc": Figure(normal(value, variance, two_sided(confidence)), sizes, "DeLong"),
+        "auc": Figure(stack(aucs), sizes, "DeLong"),
         **{
-            name: Figure(Interval(*each), sizes, "bootstrap of rows")
-            for name, each in zip(LOSSES, bounds, strict=True)
+            name: Figure(Interval(*(bound[i] for bound in loss)), sizes, "bootstrap of rows")
+            for i, name in enumerate(LOSSES)
         },
-        "ece": Figure(Interval(np.array(ece), unknown, unknown), sizes, "none"),
+        "ece": Figure(Interval(np.array(errors), unknown, unknown), sizes, "none"),
     }
 
 
-def loss_moments(rows: Rows, scores: Floats) -> Floats:
-    """Return weight, weighted Brier score and weighted log loss of each row, (N, 3)."""
-    weights = rows.each_weight()
+def _auc_interval(truth: Ints, scores: Floats, weights: Floats, confidence: float) -> Interval:
+    auc, influence = auc_and_influence(truth, scores, weights)
+    value, z = np.asarray(auc), np.asarray(two_sided(confidence))
+    if scores.ndim == 1:
+        of_label = np.array([(influence[truth == label] ** 2).sum() for label in (0, 1)])
+        z = student(confidence, welch(of_label, np.bincount(truth, minlength=2).astype(np.float64)))
+    return logit(value, np.asarray((influence**2).sum()), z)
+
+
+def row_losses(rows: Rows, scores: Floats) -> Floats:
+    """Return the Brier score and the log loss of each row, (N, 2)."""
     if not are_probabilities(scores):
-        unknown = np.full(len(scores), np.nan)
-        return np.stack([weights, unknown, unknown], axis=1)
+        return np.full((len(scores), len(LOSSES)), np.nan)
     if scores.ndim == 1:
         brier = (scores - rows.truth) ** 2
         of_truth = np.where(rows.truth == 1, scores, 1 - scores)
@@ -86,18 +90,12 @@ def loss_moments(rows: Rows, scores: Floats) -> Floats:
         of_truth = divide(scores[np.arange(len(scores)), rows.truth], scores.sum(1))
     # As in scikit-learn a probability of 0 is taken for the least that can be told from it.
     log_loss = -np.log(np.maximum(of_truth, np.finfo(np.float64).eps))
-    return np.stack([weights, weights * brier, weights * log_loss], axis=1)
+    return np.stack([brier, log_loss], axis=1)
 
 
 def are_probabilities(scores: Floats) -> bool:
     """Tell whether all scores are in [0, 1]."""
     return bool(((scores >= 0) & (scores <= 1)).all())
-
-
-def auc_and_variance(truth: Ints, scores: Floats, weights: Floats) -> tuple[float, float]:
-    """Return the AUC and DeLong's variance of it, NaN with fewer than two rows of a label."""
-    auc, influence = auc_and_influence(truth, scores, weights)
-    return auc, float((influence**2).sum())
 
 
 def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[float, Floats]:
@@ -148,23 +146,6 @@ def parts(codes: Ints, n_groups: int) -> Iterator[NDArray[np.int64] | slice]:
     edges = np.searchsorted(codes[order], np.arange(n_groups + 1))
     for start, end in pairwise(edges):
         yield order[start:end]
-
-
-def weighted_means(moments: Floats) -> Floats:
-    """Return the means behind sums or means of `loss_moments`, (..., M - 1); weights come first."""
-    return divide(moments[..., 1:], moments[..., :1])
-
-
-def _mean_bounds(
-    moments: Floats, confidence: float, n_boot: int, rng: np.random.Generator
-) -> list[Interval]:
-    values = weighted_means(moments.sum(0))
-    if np.isnan(values).any():
-        return [Interval(value, np.nan, np.nan) for value in values]
-    draws = weighted_means(row_replicates(moments, n_boot, rng))
-    return [
-        percentile(value, draws[:, i], confidence, len(moments)) for i, value in enumerate(values)
-    ]
 
 
 def _calibration_error(truth: Ints, scores: Floats, weights: Floats) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ._frames import group_names
+from ._frames import OVERALL, group_names, select
 
 if TYPE_CHECKING:
     from ._audit import Audit
@@ -110,7 +110,7 @@ def hidden_names(audit: "Audit", below: int) -> set[str]:
 def _cells(audit: "Audit") -> NDArray[np.int64]:
     """Return the rows of each label in each group, and without a group: parts of public totals."""
     present = audit.by_group["n"] > 0
-    n = audit.intervals.loc["overall", "n"]
+    n = select(audit.intervals, group=OVERALL)["n"]
     if audit.cells is None:
         parts, totals = audit.by_group.loc[present, ["n"]].to_numpy(), n[["mae"]]
     elif audit.settings["task"] == "binary":

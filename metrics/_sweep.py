@@ -23,7 +23,7 @@ def sweep_frame(truth: Ints, scores: Floats, weights: Floats, at: Floats) -> pd.
     selected = np.stack(
         [_selected(scores[truth == label], weights[truth == label], at) for label in (0, 1)]
     )
-    rates = _rates(selected, np.bincount(truth, weights=weights, minlength=2))
+    rates = _rates(selected, np.bincount(truth, weights, 2).astype(np.float64))
     return pd.DataFrame(
         {"n": len(truth), **rates}, index=pd.Index(at, name="threshold", dtype=np.float64)
     )
@@ -46,7 +46,7 @@ def _selected(scores: Floats, weights: Floats, at: Floats) -> Floats:
     """Return the weight of the rows from each cut upwards."""
     order = np.argsort(scores)
     below = np.concatenate([[0.0], np.cumsum(weights[order])])
-    return below[-1] - below[np.searchsorted(scores[order], at, side="left")]
+    return np.asarray(below[-1] - below[np.searchsorted(scores[order], at, side="left")])
 
 
 def _rates(selected: Floats, totals: Floats) -> dict[str, Floats]:

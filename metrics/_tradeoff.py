@@ -170,8 +170,8 @@ def tradeoff(
     }
     table = _table({arm: summarise(rows, predictions[arm], scores.get(arm)) for arm in predictions})
     if rows.task == "regression":
-        errors = -table[["mae", "worst_group_mae"]]
-        table["pareto"] = pareto_front(errors, errors.columns)
+        errors = ["mae", "worst_group_mae"]
+        table["pareto"] = pareto_front(-table[errors], errors)
     else:
         table["pareto"] = pareto_front(table)
     models = {arm: (predictions[arm], scores.get(arm)) for arm in predictions}
@@ -186,7 +186,7 @@ def tradeoff(
 
 
 def _table(figures: Mapping[str, Summary]) -> pd.DataFrame:
-    return pd.DataFrame.from_dict(figures, orient="index").rename_axis("arm")
+    return pd.DataFrame(list(figures.values()), index=pd.Index(list(figures), name="arm"))
 
 
 def _matched(rows: Rows, scores: Mapping[str, Floats], baseline: Audit) -> pd.DataFrame | None:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ._intervals import Interval, quantile, wilson
-from ._rates import Floats, Ints, Tally, accuracy, divide
+from ._rates import Floats, Ints, Tally, accuracy
+from ._sizes import effective_size
 
 
 class Worst(NamedTuple):
@@ -39,15 +40,14 @@ def worst_cell(
 ) -> Worst:
     """Return the (group, label) cell with the lowest recall; `values` are the labels' own."""
     cells = [cell_name(name, value) for name in names for value in values]
-    trials = tally.weight.sum(-1)
-    return _least(
-        np.diagonal(tally.weight, axis1=-2, axis2=-1).ravel(),
-        trials.ravel(),
-        divide(trials**2, tally.square.sum(-1)).ravel(),
-        tally.n.sum(-1).ravel().astype(np.int64),
-        cells,
-        confidence,
+    right, squared_right = (
+        np.diagonal(part, axis1=-2, axis2=-1).ravel() for part in (tally.weight, tally.square)
     )
+    total, squared_total, n = (
+        part.sum(-1).ravel() for part in (tally.weight, tally.square, tally.n)
+    )
+    size = effective_size(right, total, squared_right, squared_total)
+    return _least(right, total, size, n.astype(np.int64), cells, confidence)
 
 
 def worst_accuracies(
@@ -92,7 +92,9 @@ def _frame(**found: Worst) -> pd.DataFrame:
 def _spread(values: Floats, names: Sequence[str], rate: str) -> Gap:
     if np.isnan(values).any():
         return Gap(float("nan"), rate, None, None)
-    return Gap(float(np.ptp(values)), rate, names[values.argmin()], names[values.argmax()])
+    return Gap(
+        float(np.ptp(values)), rate, names[int(values.argmin())], names[int(values.argmax())]
+    )
 
 
 def _least(
