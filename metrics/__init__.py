@@ -19,7 +19,16 @@ from ._flags import (
     flag_trivial,
 )
 from ._pareto import pareto_front
-from ._plots import plot_by_group, plot_changes, plot_telemetry, plot_tradeoff, to_svg
+from ._plots import (
+    plot_by_group,
+    plot_calibration,
+    plot_changes,
+    plot_roc,
+    plot_stages,
+    plot_telemetry,
+    plot_tradeoff,
+    to_svg,
+)
 from ._read import read_predictions, read_table
 from ._report import (
     Notes,
@@ -57,7 +66,10 @@ __all__ = [
     "over_seeds",
     "pareto_front",
     "plot_by_group",
+    "plot_calibration",
     "plot_changes",
+    "plot_roc",
+    "plot_stages",
     "plot_telemetry",
     "plot_tradeoff",
     "read_predictions",
