@@ -54,7 +54,7 @@ class Report:
         """Return every table of the page, those under pictures too, in reading order."""
         items = [item for section in self.sections for item in section.body]
         return [
-            Table(item.table, item.caption) if isinstance(item, Picture) else item
+            Table(item.table, item.caption, item.name) if isinstance(item, Picture) else item
             for item in items
             if isinstance(item, Picture | Table)
         ]

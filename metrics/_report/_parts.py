@@ -46,6 +46,7 @@ class Picture:
             from elsewhere.
         caption: What it shows, one sentence.
         table: The figures that it is drawn from.
+        name: File name of the table's CSV, without ending; "" writes none.
 
     Example:
         >>> import pandas as pd
@@ -57,6 +58,7 @@ class Picture:
     svg: str
     caption: str
     table: pd.DataFrame
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
