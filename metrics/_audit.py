@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -143,27 +143,37 @@ class Audit:
         formats: Sequence[str] = ("html", "md", "json", "csv"),
         *,
         suppress_below: int | None = None,
+        thresholds: str | Path | None = None,
     ) -> dict[str, Path]:
         """Write the audit as report.html, report.md, report.json and one CSV a table.
+
+        With report.md comes model_card.md, the sections of a model card that the figures can fill.
 
         Args:
             folder: Where to write; made if missing, other files in it are left alone.
             formats: Any of html, md, json, csv.
-            suppress_below: Hide groups with a (group, label) cell of fewer rows than this, and a
-                further group where the hidden one could be worked out from the totals. None hides
-                nothing.
+            suppress_below: Hide groups with a (group, label) cell of fewer rows than this, and
+                further groups where a hidden one could be worked out from the totals. Curves of the
+                score are left out then. None hides nothing.
+            thresholds: A TOML file of thresholds, as `read_thresholds` takes it; None is the one
+                that comes with fairclip.
 
         Returns:
             The path of each file, by its name.
 
         Raises:
-            ValueError: If a format is unknown or `suppress_below` is negative.
+            ValueError: If a format is unknown, `suppress_below` is negative, or the thresholds
+                cannot be read.
         """
-        from ._report._pages import audit_report
+        from ._report._audit_page import audit_report
+        from ._report._model_card import model_card
         from ._suppress import suppress
 
         audit = self if suppress_below is None else suppress(self, suppress_below)
-        return audit_report(audit, pictures="html" in formats).save(folder, formats)
+        report = audit_report(audit, pictures="html" in formats, thresholds=thresholds)
+        return replace(report, markdown_files={"model_card.md": model_card(audit)}).save(
+            folder, formats
+        )
 
 
 def audit(

@@ -4,7 +4,9 @@ from ._csv import neutralise_formulas, restore_formulas
 from ._document import Report
 from ._format import format_number
 from ._json import report_schema
+from ._model_card import model_card
 from ._parts import Notes, Picture, Section, Table
+from ._thresholds import read_thresholds
 
 __all__ = [
     "Notes",
@@ -13,7 +15,9 @@ __all__ = [
     "Section",
     "Table",
     "format_number",
+    "model_card",
     "neutralise_formulas",
+    "read_thresholds",
     "report_schema",
     "restore_formulas",
 ]

@@ -1,7 +1,7 @@
 """The one container that every page is made of, and its four formats."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Report:
         data: Further values for the JSON file, at its top level beside its own: ``title``,
             ``lead``, ``sections`` (the sentences) and ``tables`` (all of the page, pictures' too).
             `report_schema` describes them.
+        markdown_files: Further files for the format md: their text by their name.
 
     Raises:
         ValueError: If two tables have one name, or `data` has a key of the JSON file's own.
@@ -42,6 +43,7 @@ class Report:
     lead: str
     sections: tuple[Section, ...]
     data: dict[str, Any]
+    markdown_files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables() if table.name]
@@ -84,7 +86,7 @@ class Report:
         if "html" in formats:
             texts[f"{stem}.html"] = self._html()
         if "md" in formats:
-            texts[f"{stem}.md"] = markdown_text(self)
+            texts |= {f"{stem}.md": markdown_text(self), **self.markdown_files}
         if "json" in formats:
             texts[f"{stem}.json"] = json_text(self)
         if "csv" in formats:

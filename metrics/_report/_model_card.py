@@ -52,7 +52,7 @@ def model_card(found: "Audit | Tradeoff") -> str:
 
     Example:
         >>> from fairclip.metrics import audit
-        >>> from fairclip.metrics._report._model_card import model_card
+        >>> from fairclip.metrics import model_card
         >>> found = audit([0, 1, 0, 1], [0, 1, 0, 0], sensitive_features=["a", "a", "b", "b"])
         >>> model_card(found).splitlines()[0]
         '## Factors'

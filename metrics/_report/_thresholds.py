@@ -77,7 +77,7 @@ def read_thresholds(path: str | Path | None = None) -> tuple[Threshold, ...]:
             another name or kind, or shares its name with another.
 
     Example:
-        >>> from fairclip.metrics._report._thresholds import read_thresholds
+        >>> from fairclip.metrics import read_thresholds
         >>> [threshold.name for threshold in read_thresholds()]
         ['Four-fifths rule', 'NYC Local Law 144']
     """

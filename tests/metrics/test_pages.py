@@ -10,8 +10,9 @@ import pytest
 from fairclip.metrics import Audit, Picture, Report, Tradeoff, audit, audit_counts, tradeoff
 from tests.metrics._inputs import Sample, table_sample
 
-pages: Any = import_module("fairclip.metrics._report._pages")
-audit_report, tradeoff_report = pages.audit_report, pages.tradeoff_report
+audit_page: Any = import_module("fairclip.metrics._report._audit_page")
+tradeoff_page: Any = import_module("fairclip.metrics._report._tradeoff_page")
+audit_report, tradeoff_report = audit_page.audit_report, tradeoff_page.tradeoff_report
 suppression: Any = import_module("fairclip.metrics._suppress")
 suppress, suppress_tradeoff = suppression.suppress, suppression.suppress_tradeoff
 
