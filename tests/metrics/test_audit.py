@@ -1,5 +1,6 @@
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,87 +8,57 @@ import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame, count, selection_rate
 from hypothesis import given, settings
-from sklearn.metrics import (
-    accuracy_score,
-    balanced_accuracy_score,
-    confusion_matrix,
-    precision_score,
-    recall_score,
-    roc_auc_score,
-)
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
 
 from fairclip.metrics import MetricsWarning, audit
 from tests.metrics._inputs import Sample, samples, table_sample
-from tests.metrics._properties import assert_brackets, assert_equal_where_defined, at
+from tests.metrics._properties import assert_brackets, assert_figures_are, at
+
+_recall = partial(recall_score, zero_division=np.nan)
 
 
-def _fpr(y_true: Any, y_pred: Any) -> float:
-    (tn, fp), _ = confusion_matrix(y_true, y_pred, labels=[0, 1])
-    return float(fp / (tn + fp)) if tn + fp else math.nan
+def _balanced(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+    recalls = [_recall(y_true, y_pred, sample_weight=sample_weight, pos_label=y) for y in (0, 1)]
+    if not np.isnan(recalls).any():
+        of_sklearn = balanced_accuracy_score(y_true, y_pred, sample_weight=sample_weight)
+        assert np.mean(recalls) == pytest.approx(of_sklearn, abs=1e-12)
+    return float(np.mean(recalls))
 
 
-def _recall(y_true: Any, y_pred: Any) -> float:
-    return float(recall_score(y_true, y_pred, zero_division=np.nan))
+def _fpr(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+    return float(1 - _recall(1 - y_true, 1 - y_pred, sample_weight=sample_weight))
 
 
 ORACLES = {
-    "n": count,
-    "base_rate": lambda y_true, _: float(np.mean(y_true)),
+    "base_rate": lambda y_true, _, sample_weight: np.average(y_true, weights=sample_weight),
     "accuracy": accuracy_score,
+    "balanced_accuracy": _balanced,
     "selection_rate": selection_rate,
     "tpr": _recall,
     "fpr": _fpr,
-    "fnr": lambda y_true, y_pred: 1 - _recall(y_true, y_pred),
-    "precision": lambda y_true, y_pred: precision_score(y_true, y_pred, zero_division=np.nan),
+    "fnr": lambda *args, **weight: 1 - _recall(*args, **weight),
+    "precision": partial(precision_score, zero_division=np.nan),
 }
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
-@given(samples())
-def test_rates_are_those_of_metric_frame(sample: Sample) -> None:
-    found = audit(sample.y_true, sample.y_pred, sensitive_features=sample.features, n_boot=1)
-    oracle = MetricFrame(
-        metrics=ORACLES,
-        y_true=sample.y_true,
-        y_pred=sample.y_pred,
-        sensitive_features=sample.features,
-    )
-    present = found.by_group["n"] > 0
-    for metric in ORACLES:
-        assert_equal_where_defined(
-            found.by_group[metric][present], oracle.by_group[metric][present]
-        )
-        undefined = found.by_group[metric][present].isna()
-        assert oracle.by_group[metric][present][undefined].isna().all()
-        if metric != "n":
-            assert found.overall[metric] == pytest.approx(
-                oracle.overall[metric], abs=1e-12, nan_ok=True
-            )
-    pd.testing.assert_index_equal(found.by_group.index, oracle.by_group.index, exact=False)
-
-
-@settings(derandomize=True, deadline=None, max_examples=50)
-@given(samples())
-def test_balanced_accuracy_and_auc_are_those_of_scikit_learn(sample: Sample) -> None:
+@given(st.booleans(), samples())
+def test_rates_are_those_of_metric_frame(is_weighted: bool, sample: Sample) -> None:
+    weight = sample.weight if is_weighted else None
     found = audit(
         sample.y_true,
         sample.y_pred,
-        sensitive_features=sample.features["race"],
-        y_score=sample.y_score,
+        sensitive_features=sample.features,
+        sample_weight=weight,
         n_boot=1,
     )
-    for race, row in found.by_group.iterrows():
-        rows = (sample.features["race"] == race).to_numpy()
-        y_true, y_pred, y_score = sample.y_true[rows], sample.y_pred[rows], sample.y_score[rows]
-        if len(np.unique(y_true)) < 2:
-            assert np.isnan(row["balanced_accuracy"])
-            assert np.isnan(row["auc"])
-        else:
-            assert row["balanced_accuracy"] == pytest.approx(
-                balanced_accuracy_score(y_true, y_pred), abs=1e-12
-            )
-            assert row["auc"] == pytest.approx(roc_auc_score(y_true, y_score), abs=1e-12)
-        assert row["brier"] == pytest.approx(np.mean((y_score - y_true) ** 2), abs=1e-12)
+    assert_figures_are(
+        found, ORACLES, sample, np.ones(len(sample.y_true)) if weight is None else weight
+    )
+    assert list(found.overall.index) == list(ORACLES)
+    n = sample.features.groupby(["sex", "race"]).size().reindex(found.by_group.index, fill_value=0)
+    assert found.by_group["n"].tolist() == n.tolist()
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
@@ -98,11 +69,55 @@ def test_intervals_hold_their_estimates(sample: Sample) -> None:
         sample.y_pred,
         sensitive_features=sample.features,
         y_score=sample.y_score,
+        sample_weight=sample.weight,
         n_boot=1,
     )
     assert_brackets(found.intervals)
     assert_brackets(found.disparities, "difference")
     assert (found.worst["bound"] <= found.worst["value"]).all()
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(samples())
+def test_differences_and_ratios_are_those_of_metric_frame(sample: Sample) -> None:
+    found = audit(
+        sample.y_true,
+        sample.y_pred,
+        sensitive_features=sample.features,
+        sample_weight=sample.weight,
+        n_boot=1,
+    )
+    present = found.by_group["n"] > 0
+    undefined = found.by_group.loc[present, list(ORACLES)].isna().any()
+    defined = [name for name in ORACLES if not undefined[name]]
+    aggregates = [
+        ("group_min", {}),
+        ("group_max", {}),
+        *(
+            (name, {"method": method})
+            for name in ("difference", "ratio")
+            for method in ("between_groups", "to_overall")
+        ),
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        oracle = (
+            MetricFrame(
+                metrics={name: ORACLES[name] for name in defined},
+                y_true=sample.y_true,
+                y_pred=sample.y_pred,
+                sensitive_features=sample.features,
+                sample_params={name: {"sample_weight": sample.weight} for name in defined},
+            )
+            if defined
+            else None
+        )
+    for name, options in aggregates:
+        values = getattr(found, name)(**options)
+        assert list(values.index) == list(ORACLES)
+        assert values[undefined].isna().all()
+        if oracle is not None:
+            expected = getattr(oracle, name)(**options).astype(np.float64)
+            np.testing.assert_allclose(values[defined], expected, rtol=0, atol=1e-12)
 
 
 def test_a_table_worked_by_hand() -> None:
@@ -236,7 +251,9 @@ def test_scores_that_are_no_probabilities_have_an_auc_only() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y_true": [0, 1, 2, 1]}, "must hold two values, got 3"),
+        ({"y_true": [0, 1, 2, 1], "task": "binary"}, "must hold two values, got 3"),
+        ({"y_true": [0, 1, 2, 1], "favourable": 1}, "`favourable` is of two labels"),
+        ({"task": "ranking"}, "`task` must be auto, binary, multiclass or regression"),
         ({"y_true": ["a"] * 4}, "must hold two values, got 1"),
         ({"y_true": [0, 1, None, 1]}, "`y_true` has 1 missing"),
         ({"y_true": []}, "at least one row"),

@@ -12,6 +12,8 @@ from tests.metrics._inputs import Sample, samples, table_sample
 from tests.metrics._properties import assert_brackets, at
 
 paired: Any = import_module("fairclip.metrics._paired")
+rates: Any = import_module("fairclip.metrics._rates")
+rows_of: Any = import_module("fairclip.metrics._rows").encode_rows
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)
@@ -62,7 +64,7 @@ def test_paired_changes_cover(n: int, gained: float, lost: float) -> None:
     cells = rng.multinomial(n, [gained, lost, 0.5, 0.5 - gained - lost], size=4000)
     counts = np.zeros((len(cells), 2, 2, 2), dtype=np.int64)
     counts[:, 1] = cells[:, [3, 0, 1, 2]].reshape(-1, 2, 2)
-    found = paired.rate_changes(counts, 1.96)["tpr"]
+    found = paired.rate_change(rates.Tally(counts, counts, counts), "tpr", 1.96)
     covered = (found.low <= gained - lost) & (gained - lost <= found.high)
     assert np.mean(covered) > 0.93
 
@@ -73,8 +75,8 @@ def test_auc_changes_cover() -> None:
     y = np.tile(np.arange(size) % 2, n_simulations)
     shared = rng.normal(y, 1.0)
     before, after = (shared + rng.normal(0, 0.5, len(y)) for _ in range(2))  # the same AUC
-    codes = np.repeat(np.arange(n_simulations), size)
-    found = paired.score_changes(codes, y, before, after, n_simulations, 1.96)["auc"]
+    rows = rows_of(y, {}, {"simulation": np.repeat(np.arange(n_simulations), size)})
+    found = paired.score_changes(rows, before, after, 0.95, 1, rng)["auc"]
     assert 0.92 < np.mean((found.low[1:] <= 0) & (found.high[1:] >= 0)) < 0.98
 
 
