@@ -55,7 +55,8 @@ def plot_calibration(calibration: pd.DataFrame, ax: "Axes | None" = None) -> "Ax
         "Dashed: observed as scored.\nUpright lines: intervals.\n"
         f"Area of a marker: share of the group's rows.\n{chosen.note}"
     )
-    with canvas(ax, 4, names=chosen.names(), note=note) as ax:
+    names = chosen.names() + ([] if everyone is None else [OVERALL])
+    with canvas(ax, 4, names=names, note=note) as ax:
         ax.plot([0, 1], [0, 1], color=ink(ax), linestyle="--", linewidth=1, zorder=1)
         if everyone is not None:
             _draw(ax, everyone, {"color": ink(ax), "marker": "D", "label": OVERALL})
@@ -83,6 +84,6 @@ def _draw(ax: "Axes", bins: pd.DataFrame, look: dict[str, Any]) -> None:
     # The markers are drawn below, each in its size; the legend takes this line's.
     ax.plot(x, y, **{**look, "linewidth": 1}, markersize=5, markevery=[])
     colour = look["color"]
-    ax.vlines(x, bins["low"], bins["high"], color=colour, linewidth=0.8, alpha=0.5)
+    ax.vlines(x, bins["low"], bins["high"], color=colour, linewidth=0.6)
     share = bins["n"].to_numpy() / max(bins["n"].sum(), 1)
     ax.scatter(x, y, 6 + 120 * share, color=colour, marker=look["marker"], linewidths=0, zorder=3)

@@ -1,5 +1,6 @@
 """Estimates with their intervals, one line each."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +45,7 @@ def plot_by_group(frame: pd.DataFrame, metric: str, ax: "Axes | None" = None) ->
         "value",
         ax,
         note="Lines: intervals. Dashed: all rows.",
-        lines={overall: "--"} | ({0.0: "-"} if metric == "bias" else {}),
+        lines=[(overall, "--"), *([(0, "-")] if metric == "bias" else [])],
         x_label=axis_label(metric),
     )
 
@@ -77,7 +78,7 @@ def plot_changes(
         'change of FPR (lower is better)'
     """
     x_label = "change" if metric is None else f"change of {axis_label(metric)}"
-    return _forest(frame, "change", ax, note="Lines: intervals.", lines={0.0: "-"}, x_label=x_label)
+    return _forest(frame, "change", ax, note="Lines: intervals.", lines=[(0, "-")], x_label=x_label)
 
 
 def _forest(
@@ -86,7 +87,7 @@ def _forest(
     ax: "Axes | None",
     *,
     note: str,
-    lines: dict[float, str],
+    lines: Sequence[tuple[float, str]],
     x_label: str,
 ) -> "Axes":
     """Draw value, low and high of each row on its own line, the first on top."""
@@ -98,7 +99,7 @@ def _forest(
     left = left_out(len(rows), len(frame), has_sizes=sizes is not None)
     note = "\n".join(filter(None, [note, left]))
     with canvas(ax, pitch * len(rows), note=note) as ax:
-        for place, style in lines.items():
+        for place, style in lines:
             ax.axvline(place, color=ink(ax), linestyle=style, linewidth=1, zorder=1)
         points = zip(*(numbers(rows[column]) for column in (value, "low", "high")), strict=True)
         for i, (name, (middle, low, high)) in enumerate(zip(names, points, strict=True)):

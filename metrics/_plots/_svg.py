@@ -21,7 +21,7 @@ def to_svg(figure: "Figure | SubFigure") -> str:
 
     It is made to stand in a page: the ground is transparent, what is black takes the colour of the
     text around it (``currentColor``), text stays text in the fonts around it, and the element has
-    no size of its own. Its identifiers are those of no other picture.
+    no size of its own. Its identifiers are those of no picture that differs.
 
     Args:
         figure: ``ax.figure`` of any plot.
@@ -60,8 +60,7 @@ def _for_page(svg: str) -> str:
     prefix = f"p{hashlib.sha256(svg.encode()).hexdigest()[:10]}-"
 
     def rewrite(match: re.Match[str]) -> str:
-        tag = re.sub(r'^<g id="[^"]*"', "<g", match[0])  # no one refers to a group
-        tag = _REFERENCE.sub(prefix, tag)
+        tag = _REFERENCE.sub(prefix, match[0])
         tag = _FONT.sub(lambda font: f"font-size: {font['size']}" if font["size"] else "", tag)
         return tag.replace(": #000000", ": currentColor")
 

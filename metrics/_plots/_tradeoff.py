@@ -77,8 +77,7 @@ def plot_tradeoff(
                 yerr=_error(frame.iloc[[i]], y),
                 label=names[i],
                 markersize=7,
-                ecolor=(look["color"], 0.5),
-                elinewidth=0.8,
+                elinewidth=0.6,
                 **look,
             )
         ax.set(xlabel=axis_label(x), ylabel=axis_label(y))

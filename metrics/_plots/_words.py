@@ -7,7 +7,7 @@ _HEAD, _TAIL = 24, 15  # characters kept of a long name: intersections differ at
 _LINE = 24  # characters
 _UNDRAWABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
-_SHORT = {"auc", "ece", "fnr", "fpr", "mae", "rmse", "tpr"}
+_SHORT = {"auc", "ece", "fnr", "fpr", "mae", "r2", "rmse", "tpr"}
 _IN_UNITS = {"bias", "mae", "mean_pred", "mean_true", "rmse", "worst_group_mae", "mae_difference"}
 _HIGHER = {
     "accuracy",

@@ -325,10 +325,12 @@ def test_extremes_and_the_largest_are_among_the_notable(values: list[float], mos
 
 
 def test_twelve_lines_are_told_apart_without_colour_alone() -> None:
-    lines = plot_roc(sweep([f"g{i}" for i in range(12)]), threshold=0.5).lines[1:-1]
+    ax = plot_roc(sweep([f"g{i}" for i in range(12)]), threshold=0.5)
+    lines = ax.lines[1:-1]
     assert len(lines) == 12
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 12
-    assert len({(line.get_color(), str(line.get_linestyle())) for line in lines[:4]}) == 4
+    dashes = re.findall(r"stroke-dasharray: [^;]*", to_svg(ax.figure))
+    assert len(set(dashes)) == 4  # three, and the diagonal's
     assert len({line.get_label() for line in lines}) == 12
 
 
@@ -510,6 +512,8 @@ def test_names_beside_the_lines_do_not_overlap() -> None:
     points_high = np.diff(ax.transData.transform([(0, y) for y in heights])[:, 1]) / 100 * 72
     assert len(heights) == 7
     assert (points_high >= 10).all()
+    low = plot_telemetry(table.assign(**{f"factor[{name}]": 0.0 for name in "abcdef"}))
+    assert min(text.get_position()[1] for text in low.texts) >= 0
     assert plot_telemetry(trace([f"group {i}" for i in range(8)])).get_legend() is not None
 
 
