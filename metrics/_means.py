@@ -37,7 +37,7 @@ def mean_intervals(
         confidence: In (0, 1).
     """
     n, m = values.shape
-    if n == 0:
+    if n == 0 or (weights is not None and not weights.any()):
         return Interval(*np.full((3, m), np.nan))
     centre = np.average(values, axis=0, weights=weights)
     rest = values - centre  # squares of large values would cancel
