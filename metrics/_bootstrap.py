@@ -138,7 +138,7 @@ def studentized(
         B. Efron (1981), https://doi.org/10.2307/3314608; Hesterberg (see `percentile`), section
         5.4.
     """
-    known = errors > 1e-9 * error
+    known = errors > 1e-6 * error  # rows that are all one differ by rounding
     t = divide(replicates - estimate, np.where(known, errors, np.nan))
     low, high = _ranked(t, np.asarray((1 - confidence) / 2))
     wide = np.where(error > 0, error, np.nan)

@@ -3,8 +3,10 @@
 import numpy as np
 
 from ._bootstrap import row_replicates, studentized
-from ._intervals import Interval
+from ._intervals import Interval, student
 from ._rates import Floats, divide
+
+_MIN_DRAWN = 15  # rows; of fewer the drawn standard errors come close to 0
 
 
 def mean_intervals(
@@ -20,14 +22,15 @@ def mean_intervals(
 
     A column without a negative value (an absolute or squared error, a loss) has its interval on the
     scale of logarithms, which keeps the bounds positive; the bounds of a root mean square are the
-    roots of those of the mean square. NaN bounds with fewer than four rows, and where nothing
-    varies.
+    roots of those of the mean square. NaN bounds with fewer than two rows, and where nothing
+    varies; NaN without weight.
 
     Coverage at 0.95 with 50 rows, for normal, Laplace and exponential errors: of the mean absolute
     error 0.95, 0.94, 0.93 (percentile interval: 0.95, 0.94, 0.92), of the root mean square 0.94,
     0.92, 0.90 (0.92, 0.88, 0.82); with 200 rows 0.93 to 0.95. Of log-normal errors it is 0.89 and
     0.82 with 50 rows, 0.94 and 0.88 with 200: no interval knows of a tail that the rows do not
-    show.
+    show. Below 15 rows the interval is Student's: drawing covers no more often, and one upper bound
+    in a hundred is 5 to 25 times the mean with 10 rows and beyond all use with 4.
 
     Args:
         values: Of each row, (N, M).
@@ -59,18 +62,19 @@ def mean_intervals(
         return off + centre, divide(np.sqrt(variance), total)
 
     value, error = mean_and_error(moments.mean(0))
-    drawn, errors = mean_and_error(row_replicates(moments, n_boot, rng))
     positive = (values >= 0).all(0) & (value > 0)
-    plain = studentized(value, error, drawn, errors, confidence)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = studentized(np.log(value), error / value, np.log(drawn), errors / drawn, confidence)
-    varies = error > 1e-12 * np.abs(centre)
-    # With few rows a bound of the logarithms can be beyond all numbers: it is none.
-    longest = np.log(np.finfo(np.float64).max)
-    varies &= ~positive | (np.abs(logs.low) < longest) & (np.abs(logs.high) < longest)
-    low, high = (np.exp(np.where(varies & positive, bound, 0)) for bound in logs[1:])
-    return Interval(
-        value,
-        np.where(varies, np.where(positive, low, plain.low), np.nan),
-        np.where(varies, np.where(positive, high, plain.high), np.nan),
-    )
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if n < _MIN_DRAWN:
+            half = student(confidence, np.asarray(n - 1)) * error * np.sqrt(n / max(n - 1, 1))
+            plain = Interval(value, value - half, value + half)
+            factor = np.exp(half / value)
+            scaled = Interval(value, value / factor, value * factor)
+        else:
+            drawn, errors = mean_and_error(row_replicates(moments, n_boot, rng))
+            plain = studentized(value, error, drawn, errors, confidence)
+            logs = np.log(value), error / value, np.log(drawn), errors / drawn
+            scaled = Interval(*(np.exp(part) for part in studentized(*logs, confidence)))
+    low, high = np.where(positive, scaled[1:], plain[1:])
+    # Draws that hardly vary give a bound beyond all numbers: it is none.
+    known = (error > 1e-12 * np.abs(centre)) & (high < np.inf)
+    return Interval(value, np.where(known, low, np.nan), np.where(known, high, np.nan))

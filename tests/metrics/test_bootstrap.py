@@ -177,11 +177,23 @@ def test_means_of_symmetric_rows_have_student_s_interval() -> None:
     assert far.high[1] == pytest.approx(-far.low[0], abs=0.02)
 
 
-def test_losses_keep_positive_bounds() -> None:
-    rows = np.array([[1e-9], [1e-9], [1e-9], [5.0], [1e-9]])
+def test_few_rows_have_student_s_interval() -> None:
+    rows = np.array([[1.0, -1.0], [2.0, 2.0], [6.0, 2.0], [7.0, 1.0]])
+    found = mean_intervals(rows, None, 10, _rng(), 0.95)
+    signed = stats.t.interval(0.95, 3, 1, rows[:, 1].std(ddof=1) / 2)
+    assert (found.low[1], found.high[1]) == pytest.approx(signed, rel=0.01)
+    # without a negative value by the logarithm, whose error is that of the mean over the mean
+    logs = stats.t.interval(0.95, 3, np.log(4), rows[:, 0].std(ddof=1) / 2 / 4)
+    assert (found.low[0], found.high[0]) == pytest.approx(np.exp(logs), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [2, 5, 15, 40])
+def test_losses_keep_positive_bounds(n: int) -> None:
+    rows = np.full((n, 1), 1e-9)
+    rows[0] = n
     found = mean_intervals(rows, None, 2000, _rng(), 0.95)
     assert found.value[0] == pytest.approx(1)
-    assert np.isnan(found.low[0]) or found.low[0] > 0
+    assert np.isnan(found.low[0]) or 0 < found.low[0] < 1 < found.high[0]
 
 
 def test_weights_of_means() -> None:
@@ -196,6 +208,10 @@ def test_weights_of_means() -> None:
     residual = (rows - found.value) * weights[:, None]
     error = np.sqrt((residual**2).sum(0)) / weights.sum()
     np.testing.assert_allclose(found.high - found.low, 2 * 1.96 * error, rtol=0.07)
+
+
+def test_rows_without_weight_have_no_mean() -> None:
+    assert np.isnan(mean_intervals(np.ones((3, 2)), np.zeros(3), 10, _rng(), 0.95)).all()
 
 
 def test_constant_rows_have_no_interval() -> None:

@@ -213,6 +213,12 @@ def test_means_of_errors(kind: str, n: int) -> None:
         assert 0.92 < root < 0.98
 
 
+@pytest.mark.parametrize("n", [4, 8, 14, 15, 25])
+def test_means_of_few_errors(n: int) -> None:
+    errors, absolute, _ = _errors("normal", (n, 1000))
+    assert 0.92 < _mean_coverage(np.abs(errors), absolute) < 0.98
+
+
 def test_means_of_many_errors() -> None:
     """Of more rows than are drawn one by one."""
     errors, absolute, square = _errors("skewed", (2500, 600))

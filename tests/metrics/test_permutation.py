@@ -42,6 +42,13 @@ def test_two_tables_are_shuffled_apart() -> None:
     assert row_gap_p([rows, rows], 2, 20_000, _rng()) == pytest.approx(5 / 9, abs=0.015)
 
 
+def test_the_gap_is_that_of_the_outcome_that_differs_most() -> None:
+    table = np.array([[2, 0, 2], [0, 1, 3]])  # spreads 1/2, 1/4 and 1/4
+    assert permutation._gap(table, table.sum(1)) == 0.5
+    codes, outcomes = np.repeat([0, 1], 4), np.array([0, 0, 2, 2, 1, 2, 2, 2])
+    assert row_sets.Slots.of(RowSet(np.eye(3)[outcomes], codes, None), 2).spread() == 0.5
+
+
 def test_weights_worked_by_hand() -> None:
     # The success is at weight 3 of 4 in one of two groups: 1/4 - 0, so every place is as extreme
     # but that of weight 1: shares 3/4 (of that row), 1/4, 1/2, 1/2.
