@@ -37,7 +37,7 @@ from ._options import Options
 from ._rates import Floats, Ints, share
 from ._regression import regression_figures
 from ._rows import Rows, encode_rows
-from ._scores import encode_scores, score_figures
+from ._scores import by_score, encode_scores, score_figures
 from ._worst import worst_accuracies, worst_error
 
 Method: TypeAlias = Literal["between_groups", "to_overall"]
@@ -372,12 +372,13 @@ def _of_labels(
         flags += flag_trivial(balanced, selection_rate, base_rate)
     curves: dict[str, pd.DataFrame | None] = {}
     if scores is not None:
-        figures |= score_figures(rows, scores, confidence, n_boot, rng)
+        ordered, scores = by_score(rows, scores) if is_binary else (rows, scores)
+        figures |= score_figures(ordered, scores, confidence, n_boot, rng)
         if is_binary:
             curves = {
-                "calibration": calibration_by_group(rows, scores, confidence),
-                "sweep": sweep_by_group(rows, scores),
-                "matched": matched_by_group(rows, scores, selection_rate),
+                "calibration": calibration_by_group(ordered, scores, confidence),
+                "sweep": sweep_by_group(ordered, scores),
+                "matched": matched_by_group(ordered, scores, selection_rate),
             }
     return _Found(
         figures=figures,

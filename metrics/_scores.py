@@ -1,6 +1,7 @@
 """Figures of a score by group: AUC, Brier score, log loss, calibration error."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -35,6 +36,14 @@ def encode_scores(y_score: Any, rows: Rows, name: str = "y_score") -> Floats:
         )
     columns = [floats(array[:, c], len(rows.truth), name) for c in range(n_columns)]
     return columns[0] if n_columns == 1 else np.stack(columns, axis=1)
+
+
+def by_score(rows: Rows, scores: Floats) -> tuple[Rows, Floats]:
+    """Return the rows in ascending order of the score, (N,): whatever sorts them again is fast."""
+    order = np.argsort(scores)
+    weights = None if rows.weights is None else rows.weights[order]
+    ordered = replace(rows, truth=rows.truth[order], codes=rows.codes[order], weights=weights)
+    return ordered, scores[order]
 
 
 def score_figures(
@@ -119,7 +128,7 @@ def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[flo
     n = np.bincount(truth, minlength=2)
     if n.min() == 0:
         return float("nan"), np.full(len(truth), np.nan)
-    order = np.argsort(scores)
+    order = np.argsort(scores, kind="stable")  # in no time where they are in order
     ordered, positive = scores[order], truth[order] == 1
     run = np.cumsum(np.diff(ordered, prepend=ordered[0]) != 0)  # rows of one score share a run
     weight = weights[order]
@@ -142,7 +151,7 @@ def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[flo
 def parts(codes: Ints, n_groups: int) -> Iterator[NDArray[np.int64] | slice]:
     """Yield what selects all rows, then the rows of each group."""
     yield slice(None)
-    order = np.argsort(codes, kind="stable")
+    order = np.argsort(codes.astype(np.int16), kind="stable")  # 16 bits are sorted by counting
     edges = np.searchsorted(codes[order], np.arange(n_groups + 1))
     for start, end in pairwise(edges):
         yield order[start:end]

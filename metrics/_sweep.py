@@ -44,7 +44,7 @@ def matched_row(
 
 def _selected(scores: Floats, weights: Floats, at: Floats) -> Floats:
     """Return the weight of the rows from each cut upwards."""
-    order = np.argsort(scores)
+    order = np.argsort(scores, kind="stable")  # in no time where they are in order
     below = np.concatenate([[0.0], np.cumsum(weights[order])])
     return np.asarray(below[-1] - below[np.searchsorted(scores[order], at, side="left")])
 
