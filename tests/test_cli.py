@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -20,21 +19,6 @@ from tests.comparison._inputs import loans
 
 TINY = ["--seeds=1", "--epochs=1", "--hidden=4", "--quick", "--jobs=1"]
 LOANS = ["--target=approved", "--sensitive=region"]
-AUDIT = ["--y-true=y_true", "--y-pred=y_pred", "--sensitive=sex"]
-
-
-def scored(n: int = 200) -> pd.DataFrame:
-    rng = np.random.default_rng(0)
-    y_true = rng.integers(0, 2, n)
-    score = (y_true + rng.random(n)) / 2
-    return pd.DataFrame(
-        {
-            "y_true": y_true,
-            "y_pred": (score > 0.4).astype(int),
-            "score": score,
-            "sex": rng.choice(["female", "male"], n),
-        }
-    )
 
 
 def assert_refused(folder: Path, command: list[str], message: str) -> None:
@@ -197,93 +181,6 @@ def test_a_bug_in_training_shows_its_traceback(
     result = CliRunner().invoke(app, ["compare", "german", *TINY, f"--out={tmp_path / 'x'}"])
     assert isinstance(result.exception, ValueError)
     assert result.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("edit", "flags", "message"),
-    [
-        (lambda f: f.drop(columns="y_pred"), [], "no column `y_pred`"),
-        (lambda f: f, ["--y-score=s"], "no column `s`"),
-        (lambda f: f, ["--sensitive=sex,"], "no column ``"),
-        (lambda f: f, ["--sensitive=sex,sex"], "`sex` is named twice"),
-        (lambda f: f.iloc[:0], [], "has no rows"),
-        (lambda f: f.assign(y_pred=f["y_pred"].where(f.index > 0, 7)), [], "values of `y_true`"),
-        (lambda f: f.assign(y_true=f["y_true"].where(f.index > 0)), [], "1 missing values"),
-        (lambda f: f.assign(y_true=2, y_pred=2), [], "must hold two values"),
-        (lambda f: f, ["--favourable=yes"], "`favourable` must be one of"),
-    ],
-)
-def test_audit_refuses_bad_input(
-    tmp_path: Path,
-    edit: Callable[[pd.DataFrame], pd.DataFrame],
-    flags: list[str],
-    message: str,
-) -> None:
-    data = tmp_path / "predictions.csv"
-    edit(scored()).to_csv(data, index=False)
-    out = f"--out={tmp_path / 'audit'}"
-    assert_refused(tmp_path, ["audit", str(data), *AUDIT, *flags, out], message)
-
-
-def test_audit_refuses_a_folder_that_is_there(tmp_path: Path) -> None:
-    data = tmp_path / "predictions.csv"
-    scored().to_csv(data, index=False)
-    assert_refused(tmp_path, ["audit", str(data), *AUDIT, f"--out={tmp_path}"], "exists")
-
-
-def test_audit_prints_and_writes(tmp_path: Path) -> None:
-    data, out = tmp_path / "predictions.csv", tmp_path / "audit"
-    frame = scored()
-    frame.to_csv(data, index=False)
-    result = CliRunner().invoke(
-        app, ["audit", str(data), *AUDIT, "--y-score=score", f"--out={out}"]
-    )
-    assert result.exit_code == 0, result.output
-    women = frame[frame["sex"] == "female"]
-    accuracy = (women["y_true"] == women["y_pred"]).mean()
-    assert re.search(rf"sex=female .*{accuracy:.3f}", result.stdout)
-    assert (out / "report.html").exists()
-    as_json = CliRunner().invoke(app, ["audit", str(data), *AUDIT, "--json"])
-    assert json.loads(as_json.stdout)["schema_version"] == 1
-
-
-def test_audit_prints_what_is_undefined_as_such(tmp_path: Path) -> None:
-    data = tmp_path / "predictions.csv"
-    frame = scored()
-    frame.loc[frame["sex"] == "male", "y_true"] = 0
-    frame.to_csv(data, index=False)
-    result = CliRunner().invoke(app, ["audit", str(data), *AUDIT])
-    assert result.exit_code == 0, result.output
-    assert "equalized_odds_difference: n/a (p = n/a)" in result.stdout
-    assert "nan" not in result.stdout
-
-
-def test_audit_takes_labels_in_words(tmp_path: Path) -> None:
-    data = tmp_path / "predictions.csv"
-    words = {0: "rejected", 1: "approved"}
-    frame = scored().assign(y_true=lambda f: f["y_true"].map(words))
-    frame.assign(y_pred=frame["y_pred"].map(words)).to_csv(data, index=False)
-    result = CliRunner().invoke(
-        app, ["audit", str(data), *AUDIT, "--favourable=approved", "--json"]
-    )
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["settings"]["favourable"] == "approved"
-
-
-def test_audit_needs_no_torch(tmp_path: Path) -> None:
-    data = tmp_path / "predictions.csv"
-    scored().to_csv(data, index=False)
-    code = (
-        "import sys; from fairclip.cli import app; "
-        "app(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "audit", str(data), *AUDIT, f"--out={tmp_path / 'audit'}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.parametrize("command", ["compare", "audit"])
