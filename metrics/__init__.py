@@ -11,6 +11,7 @@ if __name__ == "metrics":
 from ._audit import Audit, audit
 from ._audit_counts import audit_counts
 from ._cell_counts import CellCounts
+from ._checks import Check, check
 from ._exceptions import MetricsWarning
 from ._flags import (
     flag_capped_less_accurate,
@@ -45,11 +46,13 @@ from ._report import (
 )
 from ._seeds import over_seeds
 from ._summary import summary
+from ._suppress import suppress, suppress_tradeoff
 from ._tradeoff import Tradeoff, tradeoff
 
 __all__ = [
     "Audit",
     "CellCounts",
+    "Check",
     "MetricsWarning",
     "Notes",
     "Picture",
@@ -59,6 +62,7 @@ __all__ = [
     "Tradeoff",
     "audit",
     "audit_counts",
+    "check",
     "flag_capped_less_accurate",
     "flag_idle_cap",
     "flag_levelling_down",
@@ -81,6 +85,8 @@ __all__ = [
     "report_schema",
     "restore_formulas",
     "summary",
+    "suppress",
+    "suppress_tradeoff",
     "to_svg",
     "tradeoff",
 ]

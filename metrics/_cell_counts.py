@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from ._batches import read_batches
 from ._groups import feature_frame
 from ._labels import as_column, check_length, plain_label
+from ._read import read_batches
 
 Cell: TypeAlias = tuple[Any, ...]
 

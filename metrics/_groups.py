@@ -36,7 +36,7 @@ def encode_groups(
     unknown = np.zeros(n_rows, dtype=bool)
     levels: list[NDArray[Any]] = []
     for name, column in frame.items():
-        column_codes, uniques = pd.factorize(column, sort=True)
+        column_codes, uniques = _factorize(column, str(name))
         known = column_codes >= 0
         n_known = int(known.sum() if repeats is None else repeats[known].sum())
         _check_levels(str(name), len(uniques), n_known)
@@ -52,20 +52,45 @@ def encode_groups(
     return Groups(np.where(unknown, -1, codes), index, _names(index))
 
 
+def _factorize(column: "pd.Series[Any]", name: str) -> tuple[NDArray[np.int64], Any]:
+    try:
+        return pd.factorize(column, sort=True)
+    except TypeError:
+        raise TypeError(
+            f"`sensitive_features` column {name!r} holds lists, or values of types that have no "
+            "common order. Make them all strings."
+        ) from None
+
+
 def feature_frame(features: Any) -> pd.DataFrame:
     """Return the sensitive features as columns."""
     if isinstance(features, pd.DataFrame):
         frame = features
     elif isinstance(features, Mapping):
-        frame = pd.DataFrame({name: np.asarray(column) for name, column in features.items()})
+        columns = {name: np.asarray(column) for name, column in features.items()}
+        if len({np.shape(column) for column in columns.values()}) > 1:
+            shapes = {name: np.shape(column) for name, column in columns.items()}
+            raise ValueError(f"`sensitive_features` must be columns of one length, got {shapes}.")
+        frame = pd.DataFrame(columns)
     elif isinstance(features, pd.Series):
         frame = features.to_frame(features.name or "sensitive_feature_0")
     else:
-        # A list goes to pandas as it is: numpy would turn its NaN into the string "nan".
-        frame = pd.DataFrame(features if isinstance(features, list) else np.asarray(features))
+        # To pandas as they are: numpy would turn NaN in a list into "nan", and lose a mask.
+        array = features if isinstance(features, list | np.ma.MaskedArray) else np.asarray(features)
+        if not isinstance(array, list) and array.ndim not in (1, 2):
+            raise ValueError(
+                "`sensitive_features` must have one value a row, or one column a feature, got "
+                f"{type(features).__name__} of shape {array.shape}."
+            )
+        frame = pd.DataFrame(array)
         frame.columns = pd.Index([f"sensitive_feature_{i}" for i in range(frame.shape[1])])
     if frame.shape[1] == 0:
         raise ValueError("`sensitive_features` must have at least one column, got none.")
+    names = [str(name) for name in frame.columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"`sensitive_features` have the column {twice[0]!r} more than once. Rename one."
+        )
     return frame
 
 

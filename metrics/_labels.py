@@ -31,8 +31,7 @@ def binary_values(y_true: "pd.Series[Any]", favourable: Any = None) -> tuple[Any
             f"`y_true` must hold two values, got {len(found)}: {listed}. Make one of them the "
             'favourable outcome and the rest the other, or pass task="multiclass".'
         )
-    if favourable is None:
-        favourable = _sorted(values)[1]
+    favourable = _sorted(values)[1] if favourable is None else plain_label(favourable)
     if favourable not in values:
         raise ValueError(f"`favourable` must be one of {values}, got {favourable!r}.")
     other = values[0] if values[1] == favourable else values[1]
@@ -73,6 +72,8 @@ def floats(values: Any, n_rows: int, name: str) -> NDArray[np.float64]:
     column = as_column(values, name)
     check_length(len(column), n_rows, name)
     try:
+        if column.dtype.kind in "cmM":  # numpy would drop an imaginary part, or count nanoseconds
+            raise TypeError
         numbers = column.to_numpy(np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must hold numbers, got {column.iloc[0]!r}, ... .") from None
@@ -92,7 +93,13 @@ def as_column(values: Any, name: str) -> "pd.Series[Any]":
     if isinstance(values, pd.Series):
         column = values.reset_index(drop=True)
     else:
-        array = values if isinstance(values, list | tuple | pd.DataFrame) else np.asarray(values)
+        # To pandas as they are: numpy would lose a mask.
+        as_is = isinstance(values, list | tuple | pd.DataFrame | np.ma.MaskedArray)
+        array = values if as_is else np.asarray(values)
+        if isinstance(array, np.ndarray) and array.ndim not in (1, 2):
+            raise ValueError(
+                f"`{name}` must be a column, got {type(values).__name__} of shape {array.shape}."
+            )
         frame = pd.DataFrame(array)
         if frame.shape[1] != 1 and frame.size:
             raise ValueError(f"`{name}` must be a column, got the shape {np.shape(array)}.")
@@ -101,6 +108,10 @@ def as_column(values: Any, name: str) -> "pd.Series[Any]":
         raise ValueError(f"`{name}` must be a column with at least one row, got none.")
     if missing := int(column.isna().sum()):
         raise ValueError(f"`{name}` has {missing} missing values. Drop these rows first.")
+    if column.dtype == object and pd.api.types.is_list_like(column.iloc[0]):
+        raise TypeError(
+            f"`{name}` must hold labels or numbers, got {column.iloc[0]!r}. Name one for each row."
+        )
     return column
 
 

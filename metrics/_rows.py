@@ -165,4 +165,9 @@ def _weights(sample_weight: Any, is_known: NDArray[np.bool_]) -> Floats:
         raise ValueError(
             "`sample_weight` must be 0 or more, and not 0 in every row that belongs to a group."
         )
+    if not 1e-100 < weights.max() < 1e100:  # squares are summed
+        raise ValueError(
+            f"`sample_weight` must be of a usual size, got up to {weights.max():.0e}. Divide the "
+            "weights by their mean."
+        )
     return weights
