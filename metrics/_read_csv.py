@@ -84,6 +84,7 @@ def _parts(
             header=0,
             usecols=list(columns),
             dtype=dict(dtype),
+            low_memory=False,  # else a part is read in parts that differ in type
             chunksize=max(_CELLS_AT_ONCE // len(names), 1_000),
         ) as parts,
     ):
