@@ -15,7 +15,15 @@ from fairclip.comparison._split import split
 from fairclip.comparison._table import Table as Data
 from fairclip.comparison._table import encode
 from fairclip.groups import GroupEncoder
-from fairclip.metrics import Picture, Section, Table, plot_telemetry, plot_tradeoff, to_svg
+from fairclip.metrics import (
+    Picture,
+    Section,
+    Table,
+    plot_stages,
+    plot_telemetry,
+    plot_tradeoff,
+    to_svg,
+)
 
 _SHOWN = (
     "accuracy",
@@ -59,13 +67,14 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
         [candidates["arm"], *(_changes(candidates, metric, _word(metric)) for metric in _SHOWN)],
         axis=1,
     ).set_index("arm")
-    marked = tradeoff.assign(
-        arm=[f"{arm} (group-blind)" if arm in blind else arm for arm in tradeoff["arm"]]
+    marked, runs = (
+        frame.assign(arm=[f"{arm} (group-blind)" if arm in blind else arm for arm in frame["arm"]])
+        for frame in (tradeoff, results.runs)
     )
     pictures = (
         Picture(
-            to_svg(plot_tradeoff(marked, "accuracy", metric).figure),
-            f"Accuracy and {_word(metric)} with 95 % intervals.",
+            to_svg(plot_tradeoff(marked, "accuracy", metric, runs=runs).figure),
+            f"Accuracy and {_word(metric)} with 95 % intervals; pale points are single seeds.",
             _intervals(tradeoff, ("accuracy", metric)),
         )
         for metric in ("worst_cell_accuracy", "equalized_odds_difference")
@@ -144,14 +153,26 @@ def telemetry_section(
     """Show how often the stages acted, on whom, and whether that matters."""
     acted = results.tradeoff.set_index("arm")[["cap_active", "clip_active"]].dropna(how="all")
     groups = results.telemetry.rename(columns={"share": "share of the update"})
-    pictures = (
+    pictures = [
         Picture(
-            to_svg(plot_telemetry(traces[arm]).figure),
-            f"{arm}: what each group's contribution was multiplied by, first seed.",
-            groups[groups["arm"] == arm].drop(columns="arm").set_index("group"),
+            to_svg(plot_stages(acted.set_axis(["cap", "clip"], axis=1)).figure),
+            "Share of the steps in which each stage acted; means over the seeds.",
+            acted.set_axis(["cap", "clip"], axis=1),
         )
-        for arm in capped_arms(arms)
-    )
+    ]
+    for arm in capped_arms(arms):
+        of_arm = groups[groups["arm"] == arm].drop(columns="arm").set_index("group")
+        pictures += [
+            Picture(
+                to_svg(plot_telemetry(traces[arm], quantity=quantity).figure),
+                f"{arm}: {what}, first seed.",
+                of_arm,
+            )
+            for quantity, what in (
+                ("norm", "norm of each group's contribution before the cap"),
+                ("factor", "what each group's contribution was multiplied by"),
+            )
+        ]
     return Section(
         "Training",
         (

@@ -133,7 +133,9 @@ def _changed(found: "Tradeoff", arm: str, metric: str, *, drawn: bool) -> Pictur
     rows = select(found.changes, arm=arm, metric=metric)
     caption = f"{named(arm)}: {metric} of all rows and of each group, and its change."
     return (
-        Picture(to_svg(plot_changes(rows).figure), caption, rows) if drawn else Table(rows, caption)
+        Picture(to_svg(plot_changes(rows, metric=metric).figure), caption, rows)
+        if drawn
+        else Table(rows, caption)
     )
 
 
