@@ -97,9 +97,10 @@ def cell_draws(
     for start in range(0, n_boot, step):
         n = min(step, n_boot - start)
         drawn = np.zeros((n, weight.size))
-        drawn[:, found] = cell_replicates(
-            weight.ravel()[found], n, rng, squares=square.ravel()[found]
-        )
+        if len(found):
+            drawn[:, found] = cell_replicates(
+                weight.ravel()[found], n, rng, squares=square.ravel()[found]
+            )
         yield drawn.reshape(n, *weight.shape)
 
 

@@ -16,6 +16,8 @@ from ._rates import divide
 
 Floats = NDArray[np.float64]
 
+_FAR = 600.0  # in log-odds: the share is 0 or 1 there, and the exponential still a number
+
 
 class Interval(NamedTuple):
     """A point estimate and its bounds, NaN where undefined."""
@@ -89,7 +91,8 @@ def logit(value: Floats, variance: Floats, z: float | Floats) -> Interval:
     """
     inside = np.where((variance > 0) & (value > 0) & (value < 1), value, np.nan)
     odds = inside / (1 - inside)
-    factor = np.exp(z * np.sqrt(np.maximum(variance, 0)) / (inside * (1 - inside)))
+    shift = z * np.sqrt(np.maximum(variance, 0)) / (inside * (1 - inside))
+    factor = np.exp(np.minimum(shift, _FAR))
     return Interval(value, odds / (odds + factor), 1 - 1 / (1 + odds * factor))
 
 
@@ -144,10 +147,11 @@ def ratio(numerator: Interval, denominator: Interval) -> Interval:
     """
     a, b = numerator, denominator
     both = a.value * b.value
-    least = a.low * (2 * a.value - a.low), b.high * (2 * b.value - b.high)
-    most = a.high * (2 * a.value - a.high), b.low * (2 * b.value - b.low)
-    low = divide(least[0], both + np.sqrt(np.maximum(both**2 - least[0] * least[1], 0)))
-    high = divide(both + np.sqrt(np.maximum(both**2 - most[0] * most[1], 0)), most[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # of bounds beyond all use
+        least = a.low * (2 * a.value - a.low), b.high * (2 * b.value - b.high)
+        most = a.high * (2 * a.value - a.high), b.low * (2 * b.value - b.low)
+        low = divide(least[0], both + np.sqrt(np.maximum(both**2 - least[0] * least[1], 0)))
+        high = divide(both + np.sqrt(np.maximum(both**2 - most[0] * most[1], 0)), most[1])
     defined = (b.value > 0) & (a.low >= 0) & (b.low >= 0) & ~np.isnan(a.high) & ~np.isnan(b.high)
     return Interval(
         divide(a.value, b.value),

@@ -6,7 +6,9 @@ from ._bootstrap import row_replicates, studentized
 from ._intervals import Interval, student
 from ._rates import Floats, divide
 
-_MIN_DRAWN = 15  # rows; of fewer the drawn standard errors come close to 0
+_MIN_DRAWN = (
+    15  # rows, or what weighted ones are worth; of fewer the drawn standard errors come close to 0
+)
 
 
 def mean_intervals(
@@ -61,11 +63,12 @@ def mean_intervals(
         variance = np.maximum(square - 2 * off * twice + off**2 * squared, 0) / n
         return off + centre, divide(np.sqrt(variance), total)
 
+    worth = np.asarray(n if weights is None else weights.sum() ** 2 / (weights**2).sum())
     value, error = mean_and_error(moments.mean(0))
     positive = (values >= 0).all(0) & (value > 0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if n < _MIN_DRAWN:
-            half = student(confidence, np.asarray(n - 1)) * error * np.sqrt(n / max(n - 1, 1))
+        if worth < _MIN_DRAWN:
+            half = student(confidence, worth - 1) * error * np.sqrt(divide(worth, worth - 1))
             plain = Interval(value, value - half, value + half)
             factor = np.exp(half / value)
             scaled = Interval(value, value / factor, value * factor)

@@ -53,7 +53,7 @@ def named_figures(
                 draws = np.array(list(sample.draws(n_draws, rng)))[:, 0]
             except _UndefinedError as undefined:
                 notes.append(f"Undefined: {name} in {group} ({undefined}).")
-                value, draws = np.nan, np.empty(0)
+                value, draws = np.nan, np.full(1, np.nan)
             bounds.append(percentile(np.asarray(value), draws, confidence, sample.size))
             n.append(sample.n)
         interval = Interval(*np.array(bounds, dtype=np.float64).T)
@@ -79,7 +79,7 @@ def named_changes(
             try:
                 values = np.array([sample.values(), *sample.draws(n_draws, rng)])
             except _UndefinedError:
-                values = np.full((1, 2), np.nan)
+                values = np.full((2, 2), np.nan)
             change = values[:, 1] - values[:, 0]
             bounds.append(percentile(np.asarray(change[0]), change[1:], confidence, sample.size))
         changes[name] = Interval(*np.array(bounds, dtype=np.float64).T)

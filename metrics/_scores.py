@@ -83,7 +83,7 @@ def _auc_interval(truth: Ints, scores: Floats, weights: Floats, confidence: floa
     value, z = np.asarray(auc), np.asarray(two_sided(confidence))
     if scores.ndim == 1:
         of_label = np.array([(influence[truth == label] ** 2).sum() for label in (0, 1)])
-        z = student(confidence, welch(of_label, np.bincount(truth, minlength=2).astype(np.float64)))
+        z = student(confidence, welch(of_label, label_sizes(truth, weights)))
     return logit(value, np.asarray((influence**2).sum()), z)
 
 
@@ -114,7 +114,8 @@ def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[flo
         (1[s_i > s_j] + 1[s_i = s_j] / 2)}{W_1 W_0}, \qquad
         \phi_i = \sqrt{\tfrac{n_y}{n_y - 1}} \, w_i (V_i - \text{AUC}) / W_y
 
-    :math:`V_i` is the weighted share of the other label's rows that row i is on the right side of.
+    :math:`V_i` is the weighted share of the other label's rows that row i is on the right side of,
+    :math:`n_y` the effective number of rows of its label; one row leaves its :math:`\phi` NaN.
     Several labels: the mean of each against the rest.
 
     Source:
@@ -125,27 +126,30 @@ def auc_and_influence(truth: Ints, scores: Floats, weights: Floats) -> tuple[flo
         labels = range(scores.shape[1])
         each = [auc_and_influence((truth == c) * 1, scores[:, c], weights) for c in labels]
         return float(np.mean([auc for auc, _ in each])), np.mean([phi for _, phi in each], axis=0)
-    n = np.bincount(truth, minlength=2)
-    if n.min() == 0:
+    if len(truth) == 0 or truth.min() == truth.max():
         return float("nan"), np.full(len(truth), np.nan)
     order = np.argsort(scores, kind="stable")  # in no time where they are in order
-    ordered, positive = scores[order], truth[order] == 1
+    ordered, label, weight = scores[order], truth[order], weights[order]
     run = np.cumsum(np.diff(ordered, prepend=ordered[0]) != 0)  # rows of one score share a run
-    weight = weights[order]
-    below = {}
-    for label in (0, 1):
-        inside = np.bincount(run, weights=weight * (positive == label))
-        below[label] = (np.cumsum(inside) - inside / 2)[run]
-    total = {label: float(weight[positive == label].sum()) for label in (0, 1)}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        right_of = np.where(positive, below[0] / total[0], 1 - below[1] / total[1])
-        auc = float((weight * right_of)[positive].sum() / total[1])
-        own = np.where(
-            positive, np.sqrt(n[1] / (n[1] - 1)) / total[1], np.sqrt(n[0] / (n[0] - 1)) / total[0]
-        )
-        influence = np.empty(len(truth))
-        influence[order] = own * weight * (right_of - auc)
+
+    def below(of: int) -> Floats:
+        inside = np.bincount(run, weights=weight * (label == of))
+        return np.asarray((np.cumsum(inside) - inside / 2)[run])
+
+    total = np.bincount(label, weights=weight)
+    n = label_sizes(label, weight)
+    own = divide(np.sqrt(divide(n, np.where(n > 1 + 1e-9, n - 1, 0))), total)
+    right_of = np.where(label == 1, divide(below(0), total[0]), 1 - divide(below(1), total[1]))
+    auc = float(divide((weight * label) @ right_of, total[1]))
+    influence = np.empty(len(truth))
+    influence[order] = own[label] * weight * (right_of - auc)
     return auc, influence
+
+
+def label_sizes(truth: Ints, weights: Floats) -> Floats:
+    """Return Kish's effective number of rows of the labels 0 and 1, NaN without weight."""
+    total, squares = (np.bincount(truth, each, 2) for each in (weights, weights**2))
+    return divide(total**2, squares)
 
 
 def parts(codes: Ints, n_groups: int) -> Iterator[NDArray[np.int64] | slice]:

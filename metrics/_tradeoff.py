@@ -230,13 +230,14 @@ def _changes(
     options: Options,
 ) -> pd.DataFrame:
     blocks = {}
-    for arm in models:
+    for arm in [arm for arm in models if arm != baseline] or [baseline]:
         changes = _changes_of(rows, models[baseline], models[arm], added, options)
         frame = long_frame([OVERALL, *rows.names], changes).rename(columns={"value": "change"})
         frame.insert(0, "baseline", audits[baseline].intervals["value"].reindex(frame.index))
         frame.insert(1, "candidate", audits[arm].intervals["value"].reindex(frame.index))
         blocks[arm] = frame
-    return pd.concat(blocks, names=["arm"]).drop(index=baseline, level="arm")
+    frame = pd.concat(blocks, names=["arm"])
+    return frame.drop(index=baseline, level="arm", errors="ignore")
 
 
 def _changes_of(
