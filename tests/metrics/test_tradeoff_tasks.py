@@ -98,7 +98,8 @@ def test_equal_models_do_not_change(drawn: tuple[str, Sample]) -> None:
     assert (changes["change"].isna() == changes["baseline"].isna()).all()
     assert (changes["change"].dropna() == 0).all()
     exact = ~changes.index.get_level_values("metric").str.contains("rate|accuracy|tpr|fpr|fnr")
-    assert (changes.loc[exact, ["low", "high"]].stack().dropna() == 0).all()
+    bounds = changes.loc[exact, ["low", "high"]].abs().max(axis=1).fillna(0)  # NaN: none varies
+    assert (bounds <= 1e-9 * changes.loc[exact, "baseline"].abs().max()).all()
 
 
 @settings(derandomize=True, deadline=None, max_examples=25)
