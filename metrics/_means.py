@@ -6,9 +6,7 @@ from ._bootstrap import row_replicates, studentized
 from ._intervals import Interval, student
 from ._rates import Floats, divide
 
-_MIN_DRAWN = (
-    15  # rows, or what weighted ones are worth; of fewer the drawn standard errors come close to 0
-)
+_MIN_DRAWN = 15  # rows, weighted ones by their worth; of fewer the drawn errors come close to 0
 
 
 def mean_intervals(
