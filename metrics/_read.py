@@ -139,4 +139,6 @@ def _joined_column(parts: "list[pd.Series[Any]]") -> "pd.Series[Any]":
         parts = [
             part if len(part.cat.categories) else part.cat.set_categories(filled) for part in parts
         ]
-    return pd.Series(pd.api.types.union_categoricals(parts))
+    if all(part.dtype == parts[0].dtype for part in parts):  # in an order of their own, it may be
+        return pd.concat(parts, ignore_index=True)
+    return pd.Series(pd.api.types.union_categoricals(parts, sort_categories=True))

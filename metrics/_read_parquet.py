@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -61,8 +61,14 @@ def read_parquet_parts(
         ) as bar,
     ):
         for part in file.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
-            yield pa.Table.from_batches([part]).to_pandas(ignore_metadata=True)[list(columns)]
+            frame = pa.Table.from_batches([part]).to_pandas(ignore_metadata=True)[list(columns)]
+            yield frame.assign(**{name: _sorted(frame[name]) for name in columns if name in text})
             bar.update(len(part))
+
+
+def _sorted(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Put the categories in the order that text has everywhere else, not that of the rows."""
+    return column.cat.set_categories(column.cat.categories.sort_values())
 
 
 @contextmanager

@@ -78,6 +78,31 @@ def test_row_groups_with_other_dictionaries_are_one_column(tmp_path: Path) -> No
     assert found.isna().sum() == 3
 
 
+@pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
+def test_levels_of_text_are_in_order_whatever_the_rows_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("fairclip.metrics._read_csv._CELLS_AT_ONCE", 1)  # 1,000 rows at once
+    monkeypatch.setattr("fairclip.metrics._read_parquet._ROWS_AT_ONCE", 1_000)
+    levels = ["c"] * 900 + ["b"] * 900 + ["d", "a"] * 100
+    path = write(pd.DataFrame({"g": levels}), tmp_path / name)
+    found = read_predictions(path)["g"]
+    assert list(found.cat.categories) == ["a", "b", "c", "d"]
+    assert found.tolist() == levels
+
+
+def test_categories_keep_the_order_that_they_were_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fairclip.metrics._read_parquet._ROWS_AT_ONCE", 1_000)
+    bands = pd.CategoricalDtype(["young", "middle", "old"], ordered=True)
+    frame = pd.DataFrame({"age": ["old"] * 1_500 + ["young"] * 1_500}).astype({"age": bands})
+    frame.to_parquet(tmp_path / "p.parquet", row_group_size=1_000)
+    found = read_predictions(tmp_path / "p.parquet")["age"]
+    assert list(found.cat.categories) == ["young", "middle", "old"]
+    assert found.tolist() == frame["age"].tolist()
+
+
 def test_strings_that_were_neutralised_come_back(tmp_path: Path) -> None:
     words = ["=1+2", "'=1+2", "''-", "-1", "'a", "a=b", "'", "@", "\tx"]
     frame = pd.DataFrame({"=g": words, "n": range(-4, 5)})
