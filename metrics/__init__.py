@@ -46,7 +46,6 @@ from ._report import (
 )
 from ._seeds import over_seeds
 from ._summary import summary
-from ._suppress import suppress, suppress_tradeoff
 from ._tradeoff import Tradeoff, tradeoff
 
 __all__ = [
@@ -85,8 +84,6 @@ __all__ = [
     "report_schema",
     "restore_formulas",
     "summary",
-    "suppress",
-    "suppress_tradeoff",
     "to_svg",
     "tradeoff",
 ]

@@ -137,6 +137,26 @@ class Audit:
     def _present(self) -> pd.DataFrame:
         return self.by_group.loc[self.by_group["n"] > 0, list(self.overall.index)]
 
+    def suppress(self, below: int) -> "Audit":
+        """Return the audit without what gives small cells away.
+
+        Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
+        groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
+        any group is hidden, and the curves of the score in any case. What is hidden is NaN.
+
+        Args:
+            below: Rows, 0 or more.
+
+        Returns:
+            A copy.
+
+        Raises:
+            ValueError: If `below` is negative, or the totals alone give each group's rows away.
+        """
+        from ._suppress import suppress
+
+        return suppress(self, below)
+
     def save(
         self,
         folder: str | Path,
@@ -152,9 +172,7 @@ class Audit:
         Args:
             folder: Where to write; made if missing, other files in it are left alone.
             formats: Any of html, md, json, csv.
-            suppress_below: Hide groups with a (group, label) cell of fewer rows than this, and
-                further groups where a hidden one could be worked out from the totals. Curves of the
-                score are left out then. None hides nothing.
+            suppress_below: Hide small cells as `suppress` does; None hides nothing.
             thresholds: A TOML file of thresholds, as `read_thresholds` takes it; None is the one
                 that comes with fairclip.
 
@@ -167,9 +185,8 @@ class Audit:
         """
         from ._report._audit_page import audit_report
         from ._report._model_card import model_card
-        from ._suppress import suppress
 
-        audit = self if suppress_below is None else suppress(self, suppress_below)
+        audit = self if suppress_below is None else self.suppress(suppress_below)
         report = audit_report(audit, pictures="html" in formats, thresholds=thresholds)
         return replace(report, markdown_files={"model_card.md": model_card(audit)}).save(
             folder, formats

@@ -39,8 +39,8 @@ def summary(y_true: Any, y_pred: Any, *, sensitive_features: Any, y_score: Any =
         ``selection_rate``, ``worst_group_accuracy``, ``worst_cell_accuracy``; gaps in [0, 1],
         0 = none: ``equalized_odds_difference``, ``demographic_parity_difference``; names:
         ``worst_group``, ``worst_cell``; the rows of that cell: ``worst_cell_n``. Several labels
-        have no ``selection_rate``. Numbers have ``mae``, ``rmse``, ``bias``, ``r2``, ``worst_group_mae``,
-        ``worst_group``, ``mae_difference`` and ``bias_difference``.
+        have no ``selection_rate``. Numbers have ``mae``, ``rmse``, ``bias``, ``r2``,
+        ``worst_group_mae``, ``worst_group``, ``mae_difference`` and ``bias_difference``.
 
     Raises:
         ValueError: On input that `audit` refuses.

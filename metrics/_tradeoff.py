@@ -51,6 +51,26 @@ class Tradeoff:
     warnings: list[str]
     settings: dict[str, Any]
 
+    def suppress(self, below: int) -> "Tradeoff":
+        """Return the comparison without what gives small cells away.
+
+        Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
+        groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
+        any group is hidden, and the curves of the score in any case. What is hidden is NaN.
+
+        Args:
+            below: Rows, 0 or more.
+
+        Returns:
+            A copy.
+
+        Raises:
+            ValueError: If `below` is negative, or the totals alone give each group's rows away.
+        """
+        from ._suppress import suppress_tradeoff
+
+        return suppress_tradeoff(self, below)
+
     def save(
         self,
         folder: str | Path,
@@ -66,9 +86,7 @@ class Tradeoff:
         Args:
             folder: Where to write; made if missing, other files in it are left alone.
             formats: Any of html, md, json, csv.
-            suppress_below: Hide groups with a (group, label) cell of fewer rows than this, and
-                further groups where a hidden one could be worked out from the totals. Curves of the
-                score are left out then. None hides nothing.
+            suppress_below: Hide small cells as `suppress` does; None hides nothing.
             thresholds: A TOML file of thresholds, as `read_thresholds` takes it; None is the one
                 that comes with fairclip.
 
@@ -81,9 +99,8 @@ class Tradeoff:
         """
         from ._report._model_card import model_card
         from ._report._tradeoff_page import tradeoff_report
-        from ._suppress import suppress_tradeoff
 
-        found = self if suppress_below is None else suppress_tradeoff(self, suppress_below)
+        found = self if suppress_below is None else self.suppress(suppress_below)
         report = tradeoff_report(found, pictures="html" in formats, thresholds=thresholds)
         return replace(report, markdown_files={"model_card.md": model_card(found)}).save(
             folder, formats

@@ -141,10 +141,7 @@ def audit(
                 random_state=random_state,
             )
         if suppress_below is not None:
-            if isinstance(found, metrics.Audit):
-                found = metrics.suppress(found, suppress_below)
-            else:
-                found = metrics.suppress_tradeoff(found, suppress_below)
+            found = found.suppress(suppress_below)
         checks = [
             (prefix, check)
             for prefix, checked in _checked(found).items()

@@ -31,7 +31,7 @@ def assert_figures_are(
     """Every figure of all rows and of each group is MetricFrame's, NaN where that is NaN.
 
     `second` is what the oracles take second, None for the predictions; `scale` is that of the
-    figures, 1 of rates. An oracle is not asked where no row has a weight: every figure is NaN there.
+    figures, 1 of rates. An oracle is not asked where no row has a weight: there all is NaN.
     """
     oracle = MetricFrame(
         metrics={name: _nan_without_weight(metric) for name, metric in oracles.items()},
