@@ -46,7 +46,8 @@ def samples(draw: st.DrawFn, max_rows: int = 60) -> Sample:
 def class_samples(draw: st.DrawFn, max_rows: int = 60) -> Sample:
     """Draw rows of three to five labels, some of which only occur in the predictions."""
     rng, n_rows, skew = _start(draw, max_rows)
-    labels = draw(st.sampled_from([["cat", "dog", "emu"], [3, 1, 2, 0], list("vwxyz")]))
+    banks: list[list[Any]] = [["cat", "dog", "emu"], [3, 1, 2, 0], list("vwxyz")]
+    labels = draw(st.sampled_from(banks))
     features = _features(rng, n_rows, skew)
     true_labels = labels[: draw(st.integers(2, len(labels)))]
     y_true = rng.choice(np.array(true_labels), n_rows)

@@ -140,6 +140,7 @@ def test_a_table_worked_by_hand() -> None:
         "precision": 0.5,
     }
     assert found.by_group.index.name == "sensitive_feature_0"
+    assert found.cells is not None
     assert found.cells.to_dict("list") == {0: [2, 1], 1: [2, 1]}
     assert found.settings["reference"] == "sensitive_feature_0=a"
     difference = at(found.disparities, "sensitive_feature_0=b", "accuracy")

@@ -1,9 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
@@ -26,16 +29,16 @@ def _audit(sample: Sample, scores: object = None) -> Audit:
     )
 
 
-def _rows(sample: Sample, group: str) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _rows(sample: Sample, group: str) -> NDArray[np.bool_]:
     if group == "overall":
         return np.ones(len(sample.y_true), dtype=np.bool_)
     return np.asarray(sample.features["race"] == group.removeprefix("race="))
 
 
-def _rates(sample: Sample, rows: object, threshold: float) -> list[float]:
+def _rates(sample: Sample, rows: NDArray[np.bool_], threshold: float) -> list[float]:
     """Return `RATES` of the rows cut at the threshold, by scikit-learn."""
-    y, w = sample.y_true[rows], sample.weight[rows]  # type: ignore[index]
-    selected = (sample.y_score[rows] >= threshold).astype(np.int64)  # type: ignore[index]
+    y, w = sample.y_true[rows], sample.weight[rows]
+    selected = (sample.y_score[rows] >= threshold).astype(np.int64)
     if not w.any():
         return [np.nan] * len(RATES)
     return [float(ORACLES[rate](y, selected, sample_weight=w)) for rate in RATES]
@@ -57,7 +60,7 @@ def test_a_cut_of_the_sweep_is_the_audit_of_that_cut(sample: Sample, position: i
         sample_weight=sample.weight,
         n_boot=1,
     )
-    found = sweep.xs(threshold, level="threshold")
+    found: Any = sweep.xs(threshold, level="threshold")
     values = cut.intervals["value"].unstack("metric").loc[found.index, RATES]
     pd.testing.assert_frame_equal(found[RATES], values, check_names=False, rtol=0, atol=1e-12)
     if not cut.by_group[RATES].isna().any().any():
@@ -118,7 +121,8 @@ def test_calibration_is_that_of_a_loop_over_bins(sample: Sample) -> None:
     calibration = _audit(sample).calibration
     assert calibration is not None
     assert_brackets(calibration, "observed")
-    for (group, k), row in calibration.iterrows():  # type: ignore[misc]
+    rows: Any = calibration.iterrows()
+    for (group, k), row in rows:
         s = sample.y_score
         inside = _rows(sample, group) & (s >= (k - 1) / 10) & ((s < k / 10) | (k == 10))
         w = sample.weight[inside]
@@ -163,7 +167,7 @@ def test_scores_of_any_scale_have_a_sweep_and_no_calibration() -> None:
     found = audit(y, y, sensitive_features=list("aabb"), y_score=[-3.0, 5.0, 0.0, 1.0], n_boot=1)
     assert found.calibration is None
     assert found.sweep is not None
-    assert found.sweep.loc["overall", "tpr"].tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert found.sweep["tpr"]["overall"].tolist() == [0.0, 0.5, 1.0, 1.0, 1.0]
     assert found.matched is not None
     assert found.matched["threshold"].to_dict() == {
         "overall": 1.0,

@@ -47,7 +47,7 @@ def _mean(metric: Oracle, values: Any) -> Oracle:
 
 
 def _balanced(y_true: Any, y_pred: Any, sample_weight: Any, values: Any) -> float:
-    found = _mean(recall_score, values)(y_true, y_pred, sample_weight=sample_weight)
+    found = float(_mean(recall_score, values)(y_true, y_pred, sample_weight=sample_weight))
     if not np.isnan(found):
         of_sklearn = balanced_accuracy_score(y_true, y_pred, sample_weight=sample_weight)
         assert found == pytest.approx(of_sklearn, abs=1e-12)
@@ -154,8 +154,8 @@ def test_intervals_hold_their_estimates_and_the_summary_agrees(sample: Sample) -
     )
     for name in ("accuracy", "balanced_accuracy", "auc"):
         assert row[name] == pytest.approx(plain.overall[name], abs=1e-12, nan_ok=True)
-    for name, figure in plain.gaps["value"].drop("accuracy_difference").items():
-        assert row[str(name)] == pytest.approx(figure, abs=1e-12, nan_ok=True)
+    for gap, figure in plain.gaps["value"].drop("accuracy_difference").items():
+        assert row[str(gap)] == pytest.approx(figure, abs=1e-12, nan_ok=True)
     assert row["worst_cell"] == plain.worst["name"]["worst_cell_accuracy"]
 
 

@@ -133,9 +133,9 @@ def test_summary_and_audit_agree(sample: Sample) -> None:
     assert full.settings["task"] == "regression"
     assert row.pop("worst_group") == full.worst["name"]["worst_group_mae"]
     expected: dict[str, Any] = {
-        **full.overall[["mae", "rmse", "bias", "r2"]].to_dict(),
+        **{name: full.overall[name] for name in ("mae", "rmse", "bias", "r2")},
         "worst_group_mae": full.worst["value"]["worst_group_mae"],
-        **full.gaps["value"].to_dict(),
+        **{str(name): value for name, value in full.gaps["value"].items()},
     }
     assert list(row) == list(expected)
     for name, value in expected.items():

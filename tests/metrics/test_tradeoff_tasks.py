@@ -68,7 +68,10 @@ def test_changes_are_differences_of_audits(drawn: tuple[str, Sample]) -> None:
         row = found.table.loc[arm]
         for figure, value in found.audits[arm].overall.items():
             if figure in row.index:
-                assert row[figure] == pytest.approx(value, rel=1e-9, nan_ok=True), (arm, y_pred)
+                assert row[str(figure)] == pytest.approx(value, rel=1e-9, nan_ok=True), (
+                    arm,
+                    y_pred,
+                )
 
 
 @settings(derandomize=True, deadline=None, max_examples=10)
