@@ -80,8 +80,10 @@ def _macro_intervals(
     tally: Tally, confidence: float, n_boot: int, rng: np.random.Generator
 ) -> dict[str, Interval]:
     found: dict[str, list[Interval]] = {}
-    for weight, square, size in zip(tally.weight, tally.square, rarest_label(tally), strict=True):
-        draws = [macro_averages(drawn) for drawn in cell_draws(weight, square, n_boot, rng)]
+    sizes = rarest_label(tally)
+    rngs = rng.spawn(len(sizes))
+    for weight, square, size, source in zip(tally.weight, tally.square, sizes, rngs, strict=True):
+        draws = [macro_averages(drawn) for drawn in cell_draws(weight, square, n_boot, source)]
         for name, estimate in macro_averages(weight).items():
             replicates = np.concatenate([block[name] for block in draws])
             found.setdefault(name, []).append(percentile(estimate, replicates, confidence, size))

@@ -47,10 +47,12 @@ def named_figures(
     figures, notes = {}, []
     for name, metric in metrics.items():
         bounds, n = [], []
-        for group, sample in _samples(name, metric, rows, [(predictions, scores)]):
+        samples = _samples(name, metric, rows, [(predictions, scores)])
+        rngs = rng.spawn(1 + len(rows.names))
+        for (group, sample), source in zip(samples, rngs, strict=True):
             try:
                 value = sample.values()[0]
-                draws = np.array(list(sample.draws(n_draws, rng)))[:, 0]
+                draws = np.array(list(sample.draws(n_draws, source)))[:, 0]
             except _UndefinedError as undefined:
                 notes.append(f"Undefined: {name} in {group} ({undefined}).")
                 value, draws = np.nan, np.full(1, np.nan)
@@ -75,9 +77,11 @@ def named_changes(
     changes = {}
     for name, metric in metrics.items():
         bounds = []
-        for _, sample in _samples(name, metric, rows, [before, after]):
+        samples = _samples(name, metric, rows, [before, after])
+        rngs = rng.spawn(1 + len(rows.names))
+        for (_, sample), source in zip(samples, rngs, strict=True):
             try:
-                values = np.array([sample.values(), *sample.draws(n_draws, rng)])
+                values = np.array([sample.values(), *sample.draws(n_draws, source)])
             except _UndefinedError:
                 values = np.full((2, 2), np.nan)
             change = values[:, 1] - values[:, 0]

@@ -101,7 +101,8 @@ def score_changes(
     """
     losses, weights = row_losses(rows, after) - row_losses(rows, before), rows.each_weight()
     value, variance, means = [], [], []
-    for part in parts(rows.codes, len(rows.names)):
+    rngs = rng.spawn(1 + len(rows.names))
+    for part, source in zip(parts(rows.codes, len(rows.names)), rngs, strict=True):
         truth, weight = rows.truth[part], weights[part]
         (old, phi_old), (new, phi_new) = (
             auc_and_influence(truth, scores[part], weight) for scores in (before, after)
@@ -109,7 +110,7 @@ def score_changes(
         value.append(new - old)
         variance.append(((phi_new - phi_old) ** 2).sum())
         own = None if rows.weights is None else weight
-        means.append(mean_intervals(losses[part], own, n_boot, rng, confidence))
+        means.append(mean_intervals(losses[part], own, n_boot, source, confidence))
     loss = stack(means)
     return {
         "auc": normal(np.array(value), np.array(variance), two_sided(confidence), -1),
@@ -127,12 +128,13 @@ def number_changes(
 ) -> dict[str, Interval]:
     """Return the changes of the figures of a regression, by drawn rows."""
     found: dict[str, list[Interval]] = {}
-    for part in parts(rows.codes, len(rows.names)):
+    rngs = rng.spawn(1 + len(rows.names))
+    for part, source in zip(parts(rows.codes, len(rows.names)), rngs, strict=True):
         truth, weights = rows.truth[part], rows.each_weight()[part]
         old, new = (Moments.of(truth, model[part], weights) for model in (before, after))
         each = np.concatenate([old.each, new.each], axis=1)
         estimate = each.mean(0) if len(each) else np.full(12, np.nan)
-        means = np.concatenate([estimate[None], row_replicates(each, n_boot, rng)])
+        means = np.concatenate([estimate[None], row_replicates(each, n_boot, source)])
         first, second = old.figures(means[:, :6]), new.figures(means[:, 6:])
         for name in FIGURES:
             if name != "mean_true":
@@ -146,9 +148,11 @@ def _macro_changes(
 ) -> dict[str, Interval]:
     """Return the changes of precision and of the means over labels, by drawn cells."""
     found: dict[str, list[Interval]] = {}
-    for weight, square, size in zip(tally.weight, tally.square, rarest_label(tally), strict=True):
+    sizes = rarest_label(tally)
+    rngs = rng.spawn(len(sizes))
+    for weight, square, size, source in zip(tally.weight, tally.square, sizes, rngs, strict=True):
         blocks = [_macro_change(weight[None])]
-        blocks += [_macro_change(drawn) for drawn in cell_draws(weight, square, n_boot, rng)]
+        blocks += [_macro_change(drawn) for drawn in cell_draws(weight, square, n_boot, source)]
         for name in blocks[0]:
             changes = np.concatenate([block[name] for block in blocks])
             found.setdefault(name, []).append(_bounds(changes, confidence, size))

@@ -65,18 +65,19 @@ def regression_figures(
     """Return `FIGURES` with their intervals, each (1 + K,)."""
     found: dict[str, list[Interval]] = {name: [] for name in FIGURES}
     n = []
-    for part in parts(rows.codes, len(rows.names)):
+    rngs = rng.spawn(1 + len(rows.names))
+    for part, source in zip(parts(rows.codes, len(rows.names)), rngs, strict=True):
         truth, prediction = rows.truth[part], predictions[part]
         weights = None if rows.weights is None else rows.weights[part]
         error = prediction - truth
         columns = np.stack([truth, prediction, np.abs(error), error, error**2], axis=1)
-        means = mean_intervals(columns, weights, n_boot, rng, confidence)
+        means = mean_intervals(columns, weights, n_boot, source, confidence)
         for i, name in enumerate(("mean_true", "mean_pred", "mae", "bias")):
             found[name].append(Interval(*(bound[i] for bound in means)))
         found["rmse"].append(Interval(*(np.sqrt(bound[4]) for bound in means)))
         moments = Moments.of(truth, prediction, rows.each_weight()[part])
         r2 = moments.figures(moments.each.mean(0))["r2"] if len(truth) else np.asarray(np.nan)
-        draws = moments.figures(row_replicates(moments.each, n_boot, rng))["r2"]
+        draws = moments.figures(row_replicates(moments.each, n_boot, source))["r2"]
         found["r2"].append(percentile(r2, draws, confidence, len(truth)))
         n.append(len(truth))
     sizes = np.array(n, dtype=np.int64)

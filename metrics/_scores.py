@@ -54,17 +54,19 @@ def score_figures(
     Of several labels the AUC is the mean of each against the rest, the Brier score the sum over
     the labels, and the calibration error that of the highest probability. What needs probabilities
     is NaN unless all scores are in [0, 1]. The calibration error has no interval: it is biased
-    upwards by an amount that shrinks with the number of rows.
+    upwards by an amount that shrinks with the number of rows. Here as everywhere each group draws
+    from a source of its own: its bounds tell nothing of the other groups.
     """
     losses, weights = row_losses(rows, scores), rows.each_weight()
     has_ece = are_probabilities(scores)
     n, aucs, means, errors = [], [], [], []
-    for part in parts(rows.codes, len(rows.names)):
+    rngs = rng.spawn(1 + len(rows.names))
+    for part, source in zip(parts(rows.codes, len(rows.names)), rngs, strict=True):
         truth, weight = rows.truth[part], weights[part]
         n.append(len(truth))
         aucs.append(_auc_interval(truth, scores[part], weight, confidence))
         own = None if rows.weights is None else weight
-        means.append(mean_intervals(losses[part], own, n_boot, rng, confidence))
+        means.append(mean_intervals(losses[part], own, n_boot, source, confidence))
         errors.append(_calibration_error(truth, scores[part], weight) if has_ece else np.nan)
     sizes, loss = np.array(n, dtype=np.int64), stack(means)
     unknown = np.full(len(sizes), np.nan)

@@ -1,6 +1,5 @@
 """Hide groups with small cells, and further ones from which they could be worked out."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +37,13 @@ def suppress(audit: "Audit", below: int) -> "Audit":
         cells=None if audit.cells is None else _blank(audit.cells.astype("Int64"), rows),
         intervals=_blank_groups(audit.intervals.astype({"n": "Int64"}), hidden, keep=["method"]),
         disparities=_blank_groups(audit.disparities, disparities),
-        gaps=_blank(audit.gaps, audit.gaps[["lowest", "highest"]].isin(groups).any(axis=1)),
-        worst=_blank(
-            # The bounds rest on all groups, on the small ones most.
-            audit.worst.astype({"n": "Int64"}).assign(bound=np.nan),
-            audit.worst["name"].map(lambda name: _mentions(name, groups)),
-        ),
+        # A minimum, a maximum and a p are of all groups, even where a shown group has it.
+        gaps=_blank(audit.gaps, np.ones(len(audit.gaps), dtype=bool)),
+        worst=_blank(audit.worst.astype({"n": "Int64"}), np.ones(len(audit.worst), dtype=bool)),
         matched=None if audit.matched is None else _blank_groups(audit.matched, hidden),
-        warnings=_warnings(audit.warnings, hidden, below),
+        warnings=_warnings(audit.warnings, group_names(audit.intervals), hidden, below),
         settings=audit.settings
+        | {"data_sha256": None}  # few counts can be tried out until it fits
         | ({"n_unknown": None} if _UNKNOWN in hidden else {})
         | ({"reference": None} if reference in hidden else {}),
     )
@@ -56,55 +53,61 @@ def suppress_tradeoff(found: "Tradeoff", below: int) -> "Tradeoff":
     """Return the comparison with everything about hidden groups replaced by NaN."""
     audits = {arm: suppress(audit, below) for arm, audit in found.audits.items()}
     settings = found.settings | audits[found.settings["baseline"]].settings
-    hidden = hidden_names(next(iter(found.audits.values())), below)
+    one = next(iter(found.audits.values()))
+    hidden = hidden_names(one, below)
     if not hidden:
         return replace(found, audits=audits, settings=settings)
     return replace(
         found,
-        table=_blank_extremes(found.table, audits),
-        matched=None if found.matched is None else _blank_extremes(found.matched, {}),
+        table=_blank_extremes(found.table),
+        matched=None if found.matched is None else _blank_extremes(found.matched),
         changes=_blank_groups(found.changes, hidden),
         audits=audits,
-        warnings=_warnings(found.warnings, hidden, below),
+        warnings=_warnings(found.warnings, group_names(one.intervals), hidden, below),
         settings=settings,
     )
 
 
-def _blank_extremes(table: pd.DataFrame, audits: Mapping[str, "Audit"]) -> pd.DataFrame:
-    """Blank what a hidden group may be behind, unless an arm's audit shows that none is."""
-    table = table.astype({name: "Int64" for name in table.columns if name.endswith("_n")})
-    for arm in table.index:
-        shown = set()
-        if arm in audits:
-            worst, gaps = audits[arm].worst["value"], audits[arm].gaps["value"]
-            shown = {*worst.dropna().index, *gaps.dropna().index}
-        for column in table.columns:
-            figure = column if column.endswith("_difference") else _figure_of(column)
-            if figure is not None and not any(name.startswith(figure) for name in shown):
-                table.loc[arm, column] = None
-    return table
-
-
-def _figure_of(column: str) -> str | None:
-    """Return what `worst` calls the figure that a column of a comparison is about, or its start."""
-    return next((kind for kind in ("worst_group", "worst_cell") if column.startswith(kind)), None)
+def _blank_extremes(table: pd.DataFrame) -> pd.DataFrame:
+    """Blank what a hidden group may be behind, and leave out the front that is made of it."""
+    columns = [name for name in table if name.startswith("worst_") or name.endswith("_difference")]
+    blank = table.drop(columns="pareto", errors="ignore").assign(**dict.fromkeys(columns, np.nan))
+    return blank.astype({name: "Int64" for name in columns if name.endswith("_n")})
 
 
 def hidden_names(audit: "Audit", below: int) -> set[str]:
-    """Return the groups to hide: at least two, and together no small cell either."""
+    """Return the groups to hide."""
     if below < 0:
         raise ValueError(f"`suppress_below` must be 0 or more, got {below}.")
-    cells = _cells(audit)  # (K + 1, C)
+    hidden = hidden_parts(_cells(audit), below)
+    names = [*group_names(audit.intervals), _UNKNOWN]
+    return {name for name, is_hidden in zip(names, hidden, strict=True) if is_hidden}
+
+
+def hidden_parts(cells: NDArray[np.int64], below: int) -> NDArray[np.bool_]:
+    """Return which parts of the rows to hide, from their rows of each label, (parts, C).
+
+    Those with a small cell, and the smallest others until the rest of the totals, which is what all
+    hidden parts have together, is no small cell either and leaves open who has how many.
+    """
     hidden = np.asarray(_is_small(cells, below).any(axis=1))
     by_size = np.argsort(cells.sum(1), kind="stable")
     for part in by_size[cells.sum(1)[by_size] > 0]:
         if not hidden.any() or (
-            hidden.sum() > 1 and not _is_small(cells[hidden].sum(0), below).any()
+            _is_open(cells[hidden]) and not _is_small(cells[hidden].sum(0), below).any()
         ):
-            break
+            return hidden
         hidden[part] = True
-    names = [*group_names(audit.intervals), _UNKNOWN]
-    return {name for name, is_hidden in zip(names, hidden, strict=True) if is_hidden}
+    if hidden.any() and not _is_open(cells[hidden]):
+        raise ValueError(
+            "`suppress_below` can hide nothing here: the totals alone give each group's rows away."
+        )
+    return hidden
+
+
+def _is_open(cells: NDArray[np.int64]) -> bool:
+    """Tell whether the hidden parts, of one row at least each, could have other cells."""
+    return len(cells) > 1 and cells.sum() > len(cells)
 
 
 def _cells(audit: "Audit") -> NDArray[np.int64]:
@@ -143,16 +146,14 @@ def _blank_groups(
     return _blank(frame, hidden_rows).assign(**{name: frame[name] for name in keep or []})
 
 
-def _mentions(text: Any, hidden: set[str]) -> bool:
-    return any(name in str(text) for name in hidden)
-
-
-def _warnings(messages: list[str], hidden: set[str], below: int) -> list[str]:
-    shown = [m for m in messages if not _mentions(m, hidden - {_UNKNOWN})]
+def _warnings(messages: list[str], names: list[str], hidden: set[str], below: int) -> list[str]:
+    # A flag that names shown groups only says of the others that they are not concerned.
+    shown = [m for m in messages if not any(name in m for name in names)]
     if _UNKNOWN in hidden:
         shown = [m for m in shown if "lack a sensitive feature" not in m]
     return [
         f"{len(hidden)} groups are hidden: those with a (group, label) cell of fewer than {below} "
-        "rows, and as many others as it takes to keep them from being worked out.",
+        "rows, and as many others as it takes to keep them from being worked out. Gaps and worst "
+        "groups are left out, being of all groups.",
         *shown,
     ]
