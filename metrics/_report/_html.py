@@ -47,7 +47,7 @@ def paper(section: Section) -> str:
     frames = [item.frame for item in section.body if isinstance(item, Table)]
     frames += [item.table for item in section.body if isinstance(item, Picture)]
     n_columns = max((flat(frame).shape[1] for frame in frames), default=0)
-    return "wide dense" if n_columns > 24 else "wide" if n_columns > 12 else ""
+    return "wide dense" if n_columns > 18 else "wide" if n_columns > 12 else ""
 
 
 def heading(text: str) -> Markup:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
@@ -37,7 +38,14 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
         sensitive_features=sample.features,
         n_boot=99,
     )
+    classes = np.array(["cat", "dog", "emu"])[np.arange(600) % 3]
+    of_classes = audit(classes, np.roll(classes, 1), sensitive_features=sample.features, n_boot=99)
+    of_numbers = audit(
+        sample.y_score, sample.y_score**2, sensitive_features=sample.features, n_boot=99
+    )
     paths = {
+        "classes": of_classes.save(folder / "classes", ("json",)),
+        "numbers": of_numbers.save(folder / "numbers", ("json",)),
         "audit": of_one.save(folder / "audit", ("json",)),
         "suppressed": of_one.save(folder / "suppressed", ("json",), suppress_below=10),
         "tradeoff": of_two.save(folder / "tradeoff", ("json",)),
@@ -48,7 +56,10 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     return {kind: json.loads(Path(p["report.json"]).read_text()) for kind, p in paths.items()}
 
 
-@pytest.mark.parametrize("kind", ["audit", "suppressed", "tradeoff", "comparison", "bare"])
+KINDS = ("audit", "suppressed", "classes", "numbers", "tradeoff", "comparison", "bare")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_report_follows_the_schema(
     kind: str, contents: dict[str, dict[str, Any]], validator: Draft202012Validator
 ) -> None:
