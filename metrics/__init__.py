@@ -8,7 +8,8 @@ nothing of fairclip is imported.
 if __name__ == "metrics":
     raise ImportError("This folder is installed as `fairclip.metrics`: import it by that name.")
 
-from ._audit import Audit, audit
+from ._assess import audit
+from ._audit import Audit
 from ._audit_counts import audit_counts
 from ._cell_counts import CellCounts
 from ._checks import Check, check

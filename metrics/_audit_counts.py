@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ._audit import Audit, audit_rows
+from ._assess import audit_rows
+from ._audit import Audit
 from ._cell_counts import CellCounts
 from ._exceptions import MetricsWarning
 from ._flags import flag_unknown

@@ -20,7 +20,6 @@ def cell_replicates(
     n_boot: int,
     rng: np.random.Generator,
     *,
-    n_eff: Floats | None = None,
     squares: Floats | None = None,
 ) -> Floats:
     r"""Draw the rows of each cell anew, which costs the same however many rows there are.
@@ -36,20 +35,13 @@ def cell_replicates(
         counts: Rows, or sums of weights S_c, of each cell, (..., cells).
         n_boot: Replicates.
         rng: Source of the draws.
-        n_eff: Effective size of each leading entry, (...), where only that is known: right if the
-            weights have nothing to do with the cells.
-        squares: Sums of squared weights Q_c, (..., cells).
+        squares: Sums of squared weights Q_c, (..., cells); None for rows of weight 1.
 
     Returns:
         Replicates in the units of `counts`, (n_boot, ..., cells).
     """
     counts = np.asarray(counts, dtype=np.float64)
-    total = counts.sum(-1, keepdims=True)
-    weight = np.ones_like(total)  # of a drawn row
-    if squares is not None:
-        weight = divide(squares, counts)
-    elif n_eff is not None:
-        weight = divide(total, np.asarray(n_eff)[..., None])
+    weight = divide(counts if squares is None else squares, counts)  # of a drawn row
     rows = np.nan_to_num(divide(counts, weight))
     size = rows.sum(-1, keepdims=True)
     shares = np.nan_to_num(divide(rows, size))

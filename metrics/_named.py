@@ -108,7 +108,7 @@ class _Sample:
         truth: What it takes first, (M,).
         others: What it takes second, of each model, (M,) or (M, C).
         weights: How much each entry counts, (M,); None where the metric takes no weights.
-        are_cells: Whether an entry stands for many rows.
+        squares: Sums of the rows' squared weights, (M,), where an entry stands for many rows.
         n: Rows.
         size: Rows of weight 1 that would be as sure.
     """
@@ -118,7 +118,7 @@ class _Sample:
     truth: NDArray[Any]
     others: list[NDArray[Any]]
     weights: Floats | None
-    are_cells: bool
+    squares: Floats | None
     n: int
     size: float
 
@@ -154,8 +154,8 @@ class _Sample:
         """Yield the metric of drawn rows; NaN where a draw leaves it undefined."""
         for _ in range(n_draws):
             try:
-                if self.are_cells and self.weights is not None:
-                    drawn = cell_replicates(self.weights, 1, rng, n_eff=np.asarray(self.size))[0]
+                if self.squares is not None and self.weights is not None:
+                    drawn = cell_replicates(self.weights, 1, rng, squares=self.squares)[0]
                     yield self.values(drawn > 0, drawn)
                 else:
                     yield self.values(rng.integers(0, len(self.truth), len(self.truth)))
@@ -187,15 +187,18 @@ def _samples(
     ):
         truth, weight = rows.truth[part], weights[part]
         other = [each[part] for each in others if each is not None]
-        squares = weight.sum() if rows.repeats is not None else (weight**2).sum()
+        square = weight if rows.repeats is not None else weight**2
         n = len(truth) if rows.repeats is None else int(weight.sum())
-        size = float(weight.sum() ** 2 / squares) if squares else 0.0
+        size = float(weight.sum() ** 2 / square.sum()) if square.any() else 0.0
         if are_cells:
             cells, position = np.unique(
                 np.stack([truth, *other], axis=1), axis=0, return_inverse=True
             )
             truth, *other = cells.T
-            weight = np.bincount(position.ravel(), weight, len(cells)).astype(np.float64)
+            weight, square = (
+                np.bincount(position.ravel(), each, len(cells)).astype(np.float64)
+                for each in (weight, square)
+            )
         yield (
             group,
             _Sample(
@@ -204,7 +207,7 @@ def _samples(
                 labels(truth) if rows.task != "regression" else truth,
                 other if wants_scores or rows.task == "regression" else [labels(o) for o in other],
                 weight if takes_weights else None,
-                are_cells,
+                square if are_cells else None,
                 n,
                 size,
             ),

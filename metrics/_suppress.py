@@ -70,7 +70,8 @@ def suppress_tradeoff(found: "Tradeoff", below: int) -> "Tradeoff":
 
 def _blank_extremes(table: pd.DataFrame) -> pd.DataFrame:
     """Blank what a hidden group may be behind, and leave out the front that is made of it."""
-    columns = [name for name in table if name.startswith("worst_") or name.endswith("_difference")]
+    names = [str(name) for name in table]
+    columns = [name for name in names if name.startswith("worst_") or name.endswith("_difference")]
     blank = table.drop(columns="pareto", errors="ignore").assign(**dict.fromkeys(columns, np.nan))
     return blank.astype({name: "Int64" for name in columns if name.endswith("_n")})
 

@@ -9,7 +9,8 @@ from warnings import warn
 import numpy as np
 import pandas as pd
 
-from ._audit import Audit, audit_rows
+from ._assess import audit_rows
+from ._audit import Audit
 from ._exceptions import MetricsWarning
 from ._flags import flag_levelling_down, flag_unknown
 from ._frames import OVERALL, long_frame, select

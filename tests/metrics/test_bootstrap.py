@@ -28,7 +28,8 @@ def test_cells_are_drawn_from_the_multinomial_of_each_entry() -> None:
 
 def test_an_effective_size_scales_the_draw() -> None:
     counts = np.array([[30.0, 10.0], [2.0, 6.0]])
-    drawn = bootstrap.cell_replicates(counts, 20_000, _rng(), n_eff=np.array([8.0, 4.0]))
+    squares = counts * np.array([[40 / 8], [8 / 4]])  # as of 8 and of 4 rows of one weight
+    drawn = bootstrap.cell_replicates(counts, 20_000, _rng(), squares=squares)
     np.testing.assert_allclose(drawn.sum(-1), np.broadcast_to(counts.sum(-1), (20_000, 2)))
     shares = drawn[..., 0] / drawn.sum(-1)
     oracle = [0.75 * 0.25 / 8, 0.25 * 0.75 / 4]
