@@ -185,6 +185,32 @@ def test_every_option_reaches_the_audit(data: Path) -> None:
     assert settings["weighted"] is True
 
 
+def test_a_file_of_thresholds_reaches_the_report(data: Path) -> None:
+    own = data.parent / "own.toml"
+    own.write_text(
+        """
+[[threshold]]
+name = "House rule"
+source = "Our handbook"
+url = "https://example.org/handbook"
+text_date = 2026-01-01
+checked = 2026-01-02
+figure = "tpr"
+comparison = "value"
+value = 0.9
+min_share = 0.0
+min_rows = 0
+note = "For this model."
+"""
+    )
+    result = assess(data, "--json", f"--thresholds={own}")
+    assert result.exit_code == 0, result.output
+    assert "House rule" in result.stdout
+    missing = assess(data, "--json", f"--thresholds={own}.none")
+    assert missing.exit_code == 2
+    assert "`thresholds` must be a file" in missing.stderr
+
+
 def test_checks_decide_about_the_exit_code_and_say_why(data: Path, found: metrics.Audit) -> None:
     accuracy = found.overall["accuracy"]
     over = found.gaps["value"]["equalized_odds_difference"] + 0.01

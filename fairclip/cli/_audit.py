@@ -95,6 +95,10 @@ def audit(
     formats: Annotated[
         str | None, option("Output", "What to write there.", "--format", default=_FORMATS)
     ] = None,
+    thresholds: Annotated[
+        Path | None,
+        option("Output", "TOML file of thresholds for the report.", default="fairclip's own"),
+    ] = None,
     as_json: Annotated[bool, option("Output", "Print the report as JSON.", "--json")] = False,
 ) -> None:
     """Assess predictions group by group; any model's, and those of a run of compare.
@@ -150,10 +154,10 @@ def audit(
             )
         ]
         if out is not None:
-            found.save(out, wanted)
+            found.save(out, wanted, thresholds=thresholds)
         if as_json:
             with TemporaryDirectory() as folder:
-                found.save(folder, formats=("json",))
+                found.save(folder, ("json",), thresholds=thresholds)
                 typer.echo((Path(folder) / "report.json").read_text(encoding="utf-8"), nl=False)
     if not as_json:
         show(found, open_console(), out)
