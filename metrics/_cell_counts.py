@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._groups import feature_frame
-from ._labels import as_column, check_length, plain_label
+from ._labels import as_column, check_length
 from ._read import read_batches
 
 Cell: TypeAlias = tuple[Any, ...]
@@ -59,7 +59,7 @@ class CellCounts:
         features = feature_frame(sensitive_features)
         check_length(len(features), len(truth), "sensitive_features")
         columns = [features.iloc[:, i] for i in range(features.shape[1])]
-        return self._add(map(str, features.columns), _count(columns, [truth, prediction]))
+        return self._add(map(str, features.columns), _count([*columns, truth, prediction]))
 
     def merge(self, other: "CellCounts") -> "CellCounts":
         """Add the rows of other counts.
@@ -141,17 +141,13 @@ class CellCounts:
         return self
 
 
-def _count(
-    features: Sequence["pd.Series[Any]"], labels: Sequence["pd.Series[Any]"]
-) -> Iterator[tuple[Cell, int]]:
+def _count(columns: Sequence["pd.Series[Any]"]) -> Iterator[tuple[Cell, int]]:
     """Yield each combination of values that occurs, and its rows; what is missing is None."""
-    codes = np.zeros(len(labels[0]), dtype=np.int64)
+    codes = np.zeros(len(columns[0]), dtype=np.int64)
     cells: list[Cell] = [()]
-    for i, column in enumerate([*features, *labels]):
+    for column in columns:
         at, found = pd.factorize(column, use_na_sentinel=False)
-        levels = [None if pd.isna(level) else level for level in found]
-        if i >= len(features):
-            levels = [plain_label(level) for level in levels]
+        levels = [None if pd.isna(level) else level for level in found]  # NaN is no key
         # Counted on from the combinations that occur, so that codes stay below rows times levels.
         codes, pairs = pd.factorize(codes * len(levels) + at)
         cells = [(*cells[pair // len(levels)], levels[pair % len(levels)]) for pair in pairs]

@@ -90,7 +90,18 @@ def test_labels_of_several_types_are_one_label() -> None:
     counts = CellCounts()
     for true, false in ((True, False), (1, 0), (1.0, 0.0), (np.int8(1), np.int8(0))):
         counts.update([true, false], [true, true], sensitive_features=["a", "a"])
-    assert counts.to_frame().to_numpy().tolist() == [["a", 1, 1, 4], ["a", 0, 1, 4]]
+    frame = counts.to_frame()
+    assert frame["n"].tolist() == [4, 4]
+    assert audit_counts(frame, n_boot=9).settings["labels"] == [0, 1]
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NaT, pd.NA])
+def test_what_is_missing_is_one_cell_however_often_it_comes(missing: Any) -> None:
+    counts = CellCounts()
+    for _ in range(3):
+        counts.update([1, 1], [1, 1], sensitive_features=pd.Series([missing, "a"], dtype=object))
+        counts.update([1], [1], sensitive_features=pd.Series([float("nan")]))
+    assert counts.to_frame()["n"].tolist() == [6, 3]
 
 
 def test_a_group_by_of_duckdb_over_parquet_is_the_audit_of_the_rows(tmp_path: Path) -> None:
