@@ -101,7 +101,9 @@ def _at_one_selection_rate(matched: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, Any] = {"selection rate": matched["selection_rate_mean"]}
     for metric in _SHOWN:
         columns[_word(metric)] = matched[f"{metric}_mean"]
-        columns[f"{_word(metric)}: change"] = _changes(matched, metric, metric)
+        if metric in ("worst_cell_accuracy", "equalized_odds_difference"):
+            changes = _changes(matched, metric, metric).where(matched["arm"] != BASELINE, "–")
+            columns[f"{_word(metric)}: change"] = changes
     return pd.DataFrame({"arm": matched["arm"], **columns}).set_index("arm")
 
 
@@ -152,12 +154,14 @@ def telemetry_section(
 ) -> Section:
     """Show how often the stages acted, on whom, and whether that matters."""
     acted = results.tradeoff.set_index("arm")[["cap_active", "clip_active"]].dropna(how="all")
+    acted = acted.set_axis(["cap", "clip"], axis=1)
     groups = results.telemetry.rename(columns={"share": "share of the update"})
     pictures = [
         Picture(
-            to_svg(plot_stages(acted.set_axis(["cap", "clip"], axis=1)).figure),
-            "Share of the steps in which each stage acted; means over the seeds.",
-            acted.set_axis(["cap", "clip"], axis=1),
+            to_svg(plot_stages(acted).figure),
+            "Share of the steps in which each stage acted; means over the seeds. Only these arms "
+            "keep a trace.",
+            acted,
         )
     ]
     for arm in capped_arms(arms):
@@ -177,18 +181,14 @@ def telemetry_section(
         "Training",
         (
             Table(
-                acted.set_axis(["a cap acted", "a clip acted"], axis=1),
-                "Shares of the steps; means over the seeds. Only these arms keep a trace.",
-            ),
-            Table(
                 groups.set_index(["arm", "group"]),
                 "Norm, factor and share: means over the steps in which the group was present. "
                 "Capped and absent: shares of the steps. Means over the seeds.",
             ),
             Table(
-                advice.rename(columns={"n_steps": "steps", "norm_before": "norm before"}).set_index(
-                    ["arm", "stage", "scope"]
-                ),
+                advice.rename(columns={"n_steps": "steps", "norm_before": "norm before"})
+                .replace({"verdict": {"": "–"}})
+                .set_index(["arm", "stage", "scope"]),
                 f"Advice on every stage, first seed. {RULE} Kept: the norm after over the norm "
                 "before; cosine: between the gradient before and after; both medians.",
             ),
