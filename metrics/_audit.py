@@ -102,14 +102,17 @@ class Audit:
         return ratios.where(ratios <= 1, 1 / ratios).min(skipna=False)
 
     def _present(self) -> pd.DataFrame:
-        return self.by_group.loc[self.by_group["n"] > 0, list(self.overall.index)]
+        has_rows = self.by_group["n"].ne(0).fillna(True).to_numpy(bool)  # hidden ones too
+        return self.by_group.loc[has_rows, list(self.overall.index)]
 
     def suppress(self, below: int) -> "Audit":
         """Return the audit without what gives small cells away.
 
         Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
         groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
-        any group is hidden, and the curves of the score in any case. What is hidden is NaN.
+        any group is hidden, and the curves of the score in any case. What is hidden is NaN. What
+        all hidden rows have in common can still be read off the figures of all rows: that all of
+        them were predicted 1, say.
 
         Args:
             below: Rows, 0 or more.
@@ -118,7 +121,8 @@ class Audit:
             A copy.
 
         Raises:
-            ValueError: If `below` is negative, or the totals alone give each group's rows away.
+            ValueError: If `below` is negative, small cells are hidden already, or the totals alone
+                give each group's rows away.
         """
         from ._suppress import suppress
 

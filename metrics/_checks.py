@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._frames import OVERALL, group_names, select
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ._audit import Audit
 
 Side = Literal["under", "over"]
@@ -35,7 +37,8 @@ class Check:
     def failed(self) -> bool:
         """Whether the figure, or its bound, is beyond the threshold or undefined."""
         compared = self.value if self.bound is None else self.bound
-        if math.isclose(compared, self.threshold, rel_tol=1e-9):  # 0.3 - 0.2 is not over 0.1
+        # 0.3 - 0.2 is not over 0.1
+        if math.isclose(compared, self.threshold, rel_tol=1e-9, abs_tol=1e-12):
             return False
         return not (
             compared > self.threshold if self.side == "under" else compared < self.threshold
@@ -48,7 +51,10 @@ class Check:
                 f"{'at least' if self.side == 'under' else 'at most'} {self.threshold:g}"
             )
         end = "lower" if self.side == "under" else "upper"
-        bound = "" if self.bound is None else f", its {end} bound {self.bound:.6g}"
+        bound = ""
+        if self.bound is not None:
+            known = "n/a" if math.isnan(self.bound) else f"{self.bound:.6g}"
+            bound = f", its {end} bound {known}"
         found = f"{self.figure} is {self.value:.6g}{bound}"
         if self.failed:
             return f"check failed: {found}: {self.side} {self.threshold:g}"
@@ -60,6 +66,7 @@ class _Figure:
     value: float
     low: float = math.nan
     high: float = math.nan
+    has_bounds: bool = False  # of others only those that are not NaN
 
 
 def check(
@@ -83,7 +90,7 @@ def check(
         fail_over: The most that a figure may be, by its name.
         use_bounds: Compare the end of the figure's interval instead: the lower one in `fail_under`,
             the upper one in `fail_over`. The check then fails unless the rows are enough to tell
-            that the figure is not beyond its threshold.
+            that the figure is not beyond its threshold, and where they are too few for a bound.
 
     Returns:
         A `Check` for each threshold, those of `fail_under` first; ``check.failed`` tells, and
@@ -119,9 +126,9 @@ def _figures(audit: "Audit") -> Iterator[tuple[str, _Figure]]:
     """Yield what a check may name; of two with one name the later counts."""
     for group in group_names(audit.intervals):
         for metric, row in select(audit.intervals, group=group).iterrows():
-            yield f"{metric}[{group}]", _Figure(row["value"], row["low"], row["high"])
+            yield f"{metric}[{group}]", _of_interval(row)
     for name, row in select(audit.intervals, group=OVERALL).iterrows():
-        yield str(name), _Figure(row["value"], row["low"], row["high"])
+        yield str(name), _of_interval(row)
     for name, row in audit.worst.iterrows():
         end = "low" if str(name).endswith("accuracy") else "high"
         yield str(name), _Figure(row["value"], **{end: row["bound"]})
@@ -129,9 +136,14 @@ def _figures(audit: "Audit") -> Iterator[tuple[str, _Figure]]:
         yield str(name), _Figure(row["value"])
 
 
+def _of_interval(row: "pd.Series[Any]") -> _Figure:
+    return _Figure(row["value"], row["low"], row["high"], has_bounds=row["method"] != "none")
+
+
 def _bound(name: str, figure: _Figure, side: Side) -> float:
     bound = figure.low if side == "under" else figure.high
-    if math.isnan(bound) and not math.isnan(figure.value):
+    has_one = figure.has_bounds or not math.isnan(bound)
+    if not has_one and not math.isnan(figure.value):
         end = "lower" if side == "under" else "upper"
         raise ValueError(f"`{name}` has no {end} bound. Check it without bounds.")
     return bound

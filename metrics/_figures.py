@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._bootstrap import cell_replicates, percentile
 from ._intervals import Interval, balanced, two_sided, wilson
@@ -58,15 +59,23 @@ def rate_figure(found: Share, z: float) -> Figure:
     return Figure(interval, found.n, "Wilson")
 
 
-def macro_averages(counts: Floats) -> dict[str, Floats]:
-    """Return the means over the labels, each (...), of counts (..., C, C); NaN as in `divide`."""
+def macro_averages(counts: Floats, occurs: NDArray[np.bool_]) -> dict[str, Floats]:
+    """Return the means over the labels, each (...), of counts (..., C, C); NaN as in `divide`.
+
+    The balanced accuracy is the mean recall of those that occur among all rows, (C,).
+    """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     true, predicted = counts.sum(-1), counts.sum(-2)
     return {
-        "balanced_accuracy": recalls(counts).mean(-1),
+        "balanced_accuracy": recalls(counts)[..., occurs].mean(-1),
         "macro_precision": divide(right, predicted).mean(-1),
         "macro_f1": divide(2 * right, true + predicted).mean(-1),
     }
+
+
+def occurring(tally: Tally) -> NDArray[np.bool_]:
+    """Tell of each label whether a row has it, (C,); others occur in predictions alone."""
+    return np.asarray(tally.n[0].sum(tuple(range(1, tally.n.ndim - 1))) > 0)
 
 
 def rarest_label(tally: Tally) -> Floats:
@@ -80,11 +89,13 @@ def _macro_intervals(
     tally: Tally, confidence: float, n_boot: int, rng: np.random.Generator
 ) -> dict[str, Interval]:
     found: dict[str, list[Interval]] = {}
-    sizes = rarest_label(tally)
+    sizes, occurs = rarest_label(tally), occurring(tally)
     rngs = rng.spawn(len(sizes))
     for weight, square, size, source in zip(tally.weight, tally.square, sizes, rngs, strict=True):
-        draws = [macro_averages(drawn) for drawn in cell_draws(weight, square, n_boot, source)]
-        for name, estimate in macro_averages(weight).items():
+        draws = [
+            macro_averages(drawn, occurs) for drawn in cell_draws(weight, square, n_boot, source)
+        ]
+        for name, estimate in macro_averages(weight, occurs).items():
             replicates = np.concatenate([block[name] for block in draws])
             found.setdefault(name, []).append(percentile(estimate, replicates, confidence, size))
     return {name: stack(each) for name, each in found.items()}

@@ -57,7 +57,8 @@ def flag_undefined(counts: NDArray[Any], names: Sequence[str], values: Sequence[
         }
     else:
         causes = {
-            f"tpr[{v}] and balanced accuracy (no row with y={v})": of_label[:, c]
+            f"tpr[{v}]{' and balanced accuracy' if of_label[:, c].any() else ''} "
+            f"(no row with y={v})": of_label[:, c]
             for c, v in enumerate(values)
         } | {
             f"precision[{v}] and macro precision (no row predicted {v})": of_prediction[:, c]
@@ -74,7 +75,7 @@ def flag_trivial(balanced_accuracy: float, selection_rate: float, base_rate: flo
     """Flag a classifier that hardly looks at its input, which closes most gaps by itself.
 
     Args:
-        balanced_accuracy: Share in [0, 1]; below 0.55 is flagged.
+        balanced_accuracy: Share in [0, 1]; below 0.55 is flagged, below 0.45 as worse than chance.
         selection_rate: Share in [0, 1]; beyond 0.5 to 2 times the base rate is flagged.
         base_rate: Share of the favourable label, in [0, 1].
 
@@ -87,7 +88,12 @@ def flag_trivial(balanced_accuracy: float, selection_rate: float, base_rate: flo
         'The model is close to trivial: balanced accura'
     """
     flags = []
-    if balanced_accuracy < 0.55:
+    if balanced_accuracy < 0.45:
+        flags.append(
+            f"The model is worse than chance: balanced accuracy {balanced_accuracy:.3f}. Are the "
+            "labels mixed up, or which of them is favourable?"
+        )
+    elif balanced_accuracy < 0.55:
         flags.append(
             f"The model is close to trivial: balanced accuracy {balanced_accuracy:.3f}. A constant "
             "prediction has no gap either."

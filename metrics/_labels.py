@@ -10,15 +10,25 @@ from numpy.typing import NDArray
 _MAX_LABELS = 100
 
 
-def find_task(y_true: "pd.Series[Any]", task: str) -> str:
+def find_task(y_true: "pd.Series[Any]", predictions: Sequence["pd.Series[Any]"], task: str) -> str:
     """Return "binary", "multiclass" or "regression"; "auto" goes by the values of `y_true`."""
     if task in ("binary", "multiclass", "regression"):
         return task
     if task != "auto":
         raise ValueError(f"`task` must be auto, binary, multiclass or regression, got {task!r}.")
-    if pd.api.types.is_float_dtype(y_true) and bool((y_true % 1 != 0).any()):
+    if _has_fractions(y_true):
         return "regression"
-    return "binary" if y_true.nunique() <= 2 else "multiclass"
+    if y_true.nunique() <= 2:
+        return "binary"
+    if any(map(_has_fractions, predictions)):
+        raise ValueError(
+            '`y_true` holds whole numbers and a prediction others: pass task="regression".'
+        )
+    return "multiclass"
+
+
+def _has_fractions(column: "pd.Series[Any]") -> bool:
+    return pd.api.types.is_float_dtype(column) and bool((column % 1 != 0).any())
 
 
 def binary_values(y_true: "pd.Series[Any]", favourable: Any = None) -> tuple[Any, Any]:

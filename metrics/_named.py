@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,12 @@ Model: TypeAlias = tuple[NDArray[Any], Floats | None]  # predictions and scores
 
 _HOMES = ("fairlearn.metrics", "sklearn.metrics")
 _MAX_CALLS = 4_000  # of a metric, over all groups: a call takes a millisecond or two
+_FAIRLEARN_RATES = {  # the label of the rows that each looks at
+    "true_positive_rate": 1,
+    "false_negative_rate": 1,
+    "true_negative_rate": 0,
+    "false_positive_rate": 0,
+}
 _SCORES = ("y_score", "y_proba", "y_prob", "pred_decision")
 
 
@@ -126,6 +133,8 @@ class _Sample:
         """Call the metric on the chosen entries, for each model."""
         if not len(self.truth):
             raise _UndefinedError("no rows")
+        if _lacks_rows(self.metric, self.truth[chosen]):
+            raise _UndefinedError("no row with the label that it looks at")
         weights = self.weights if weights is None else weights
         given = {} if weights is None else {"sample_weight": weights[chosen]}
         with warnings.catch_warnings():
@@ -144,7 +153,7 @@ class _Sample:
                     f"`metrics`: {self.name} cannot be called as {self.name}(y_true, y_pred): "
                     f"{error}."
                 ) from error
-        if any(np.ndim(value) != 0 for value in found):
+        if not all(isinstance(value, Real) for value in found):
             raise ValueError(
                 f"`metrics`: {self.name} must return one number, got {found[0]!r:.60}."
             )
@@ -212,6 +221,14 @@ def _samples(
                 size,
             ),
         )
+
+
+def _lacks_rows(metric: Metric, truth: NDArray[Any]) -> bool:
+    """Tell whether this is a rate of fairlearn's, which is 0 where there are no such rows."""
+    if not getattr(metric, "__module__", "").startswith("fairlearn."):
+        return False
+    label = _FAIRLEARN_RATES.get(getattr(metric, "__name__", ""))
+    return label is not None and not bool((truth == label).any())
 
 
 def _look_up(name: str) -> Metric:

@@ -1,9 +1,10 @@
 """Changes between two models on the same rows, with intervals, each (1 + K,)."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._bootstrap import percentile, row_replicates
-from ._figures import cell_draws, macro_averages, rarest_label, stack
+from ._figures import cell_draws, macro_averages, occurring, rarest_label, stack
 from ._intervals import Interval, difference, normal, two_sided
 from ._means import mean_intervals
 from ._rates import RATES, Floats, Ints, Tally, divide
@@ -148,21 +149,22 @@ def _macro_changes(
 ) -> dict[str, Interval]:
     """Return the changes of precision and of the means over labels, by drawn cells."""
     found: dict[str, list[Interval]] = {}
-    sizes = rarest_label(tally)
+    sizes, occurs = rarest_label(tally), occurring(tally)
     rngs = rng.spawn(len(sizes))
     for weight, square, size, source in zip(tally.weight, tally.square, sizes, rngs, strict=True):
-        blocks = [_macro_change(weight[None])]
-        blocks += [_macro_change(drawn) for drawn in cell_draws(weight, square, n_boot, source)]
+        blocks = [_macro_change(weight[None], occurs)]
+        draws = cell_draws(weight, square, n_boot, source)
+        blocks += [_macro_change(drawn, occurs) for drawn in draws]
         for name in blocks[0]:
             changes = np.concatenate([block[name] for block in blocks])
             found.setdefault(name, []).append(_bounds(changes, confidence, size))
     return {name: stack(each) for name, each in found.items()}
 
 
-def _macro_change(cells: Floats) -> dict[str, Floats]:
+def _macro_change(cells: Floats, occurs: NDArray[np.bool_]) -> dict[str, Floats]:
     """Return the changes, each (n,), from cells (n, C, C, C)."""
     before, after = cells.sum(-1), cells.sum(-2)
-    old, new = macro_averages(before), macro_averages(after)
+    old, new = macro_averages(before, occurs), macro_averages(after, occurs)
     changes = {name: new[name] - old[name] for name in old}
     precision = [divide(part[:, 1, 1], part[:, :, 1].sum(1)) for part in (before, after)]
     return changes | {"precision": precision[1] - precision[0]}

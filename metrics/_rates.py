@@ -101,8 +101,9 @@ def divide(numerator: NDArray[np.generic], denominator: NDArray[np.generic]) -> 
 
 
 def balanced_accuracy(tally: Tally) -> Floats:
-    """Return the mean of the labels' recalls, NaN where a label has no rows."""
-    return np.asarray(recalls(tally.weight).mean(-1))
+    """Return the mean recall of all rows, (); of several labels, of those that rows have."""
+    occurs = (tally.n.sum(-1) > 0) | (tally.n.shape[-1] == 2)
+    return np.asarray(recalls(tally.weight)[occurs].mean())
 
 
 def recalls(counts: Floats) -> Floats:

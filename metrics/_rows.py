@@ -118,7 +118,7 @@ def encode_rows(
     columns = {name: as_column(y_pred, name) for name, y_pred in y_preds.items()}
     for name, column in columns.items():
         check_length(len(column), len(truth), name)
-    task = find_task(truth, task)
+    task = find_task(truth, list(columns.values()), task)
     groups = encode_groups(sensitive_features, len(truth), repeats)
     present = np.unique(groups.codes[groups.codes >= 0])
     if len(present) == 0:

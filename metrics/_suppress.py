@@ -21,6 +21,8 @@ def suppress(audit: "Audit", below: int) -> "Audit":
 
     Curves are left out whoever is hidden: from one cut of the score to the next there are few rows.
     """
+    if "suppress_below" in audit.settings:
+        raise ValueError("Small cells are hidden already: suppress the audit that they are in.")
     hidden = hidden_names(audit, below)
     audit = replace(
         audit, calibration=None, sweep=None, settings=audit.settings | {"suppress_below": below}
@@ -89,14 +91,15 @@ def hidden_parts(cells: NDArray[np.int64], below: int) -> NDArray[np.bool_]:
     """Return which parts of the rows to hide, from their rows of each label, (parts, C).
 
     Those with a small cell, and the smallest others until the rest of the totals, which is what all
-    hidden parts have together, is no small cell either and leaves open who has how many.
+    hidden parts have together, is of `below` rows at least of each label and leaves open who has
+    how many.
     """
     hidden = np.asarray(_is_small(cells, below).any(axis=1))
     by_size = np.argsort(cells.sum(1), kind="stable")
+    occurs = cells.sum(0) > 0
     for part in by_size[cells.sum(1)[by_size] > 0]:
-        if not hidden.any() or (
-            _is_open(cells[hidden]) and not _is_small(cells[hidden].sum(0), below).any()
-        ):
+        rest = cells[hidden].sum(0)[occurs]
+        if not hidden.any() or (_is_open(cells[hidden]) and (rest >= below).all()):
             return hidden
         hidden[part] = True
     if hidden.any() and not _is_open(cells[hidden]):

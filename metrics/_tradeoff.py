@@ -57,7 +57,9 @@ class Tradeoff:
 
         Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
         groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
-        any group is hidden, and the curves of the score in any case. What is hidden is NaN.
+        any group is hidden, and the curves of the score in any case. What is hidden is NaN. What
+        all hidden rows have in common can still be read off the figures of all rows: that all of
+        them were predicted 1, say.
 
         Args:
             below: Rows, 0 or more.
@@ -66,7 +68,8 @@ class Tradeoff:
             A copy.
 
         Raises:
-            ValueError: If `below` is negative, or the totals alone give each group's rows away.
+            ValueError: If `below` is negative, small cells are hidden already, or the totals alone
+                give each group's rows away.
         """
         from ._suppress import suppress_tradeoff
 

@@ -92,9 +92,11 @@ def _frame(**found: Worst) -> pd.DataFrame:
 def _spread(values: Floats, names: Sequence[str], rate: str) -> Gap:
     if np.isnan(values).any():
         return Gap(float("nan"), rate, None, None)
-    return Gap(
-        float(np.ptp(values)), rate, names[int(values.argmin())], names[int(values.argmax())]
-    )
+    spread = float(np.ptp(values))
+    # Equal shares of sums of weights in another order differ by rounding.
+    if spread <= 1e-12 * float(np.abs(values).max()):
+        spread = 0.0
+    return Gap(spread, rate, names[int(values.argmin())], names[int(values.argmax())])
 
 
 def _least(

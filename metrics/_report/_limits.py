@@ -41,7 +41,7 @@ def page_limits(audit: "Audit") -> Section:
     if audit.matched is not None:
         found.append(
             "At matched selection rates each group is cut at a score of its own. That shows which "
-            "gaps remain when all are selected equally often; it is no advice to use such cuts."
+            "gaps remain when all are selected about as often; it is no advice to use such cuts."
         )
     if audit.settings["task"] != "regression":
         found.append(

@@ -12,6 +12,7 @@ from ._words import named, per_thousand
 if TYPE_CHECKING:
     from .._audit import Audit
 
+_COARSE = 0.01  # a larger spread of selection rates is none at one rate
 _MOST_DRAWN = 3  # models whose calibration is drawn
 
 
@@ -42,10 +43,16 @@ def matched_items(audit: "Audit") -> list[Item]:
     if audit.matched is None:
         return []
     rate = per_thousand(audit.overall["selection_rate"])
+    rates = audit.matched["selection_rate"]
+    said = "These gaps are there although all groups are selected about equally often."
+    if rates.max() - rates.min() > _COARSE:
+        said = (
+            "The scores are too coarse for that: between "
+            f"{per_thousand(rates.min())} and {per_thousand(rates.max())} of 1,000 are selected."
+        )
     return [
         f"Matched selection rates: each group is cut at the score from which, as nearly as its "
-        f"scores allow, {rate} of 1,000 rows are selected, the rate of all rows. These gaps are "
-        "there although all groups are selected equally often.",
+        f"scores allow, {rate} of 1,000 rows are selected, the rate of all rows. {said}",
         Table(audit.matched.astype({"n": "Int64"}), "The groups at one selection rate.", "matched"),
         *notes(matched_sentences(audit, audit.matched)),
     ]

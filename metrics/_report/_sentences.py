@@ -135,7 +135,7 @@ def _gap_sentence(audit: "Audit", name: str, gap: "pd.Series[Any]") -> str:
         return f"{name}: n/a, for a group{hidden} lacks the rows that it is about."
     if gap["lowest"] == gap["highest"]:
         return f"{name}: 0, for there is one group or all groups are the same in it."
-    return f"{gap_words(audit, name, gap)}{_p_words(gap['p'], name, audit.settings)}"
+    return f"{gap_words(audit, name, gap)}{_p_words(gap['p'], name)}"
 
 
 def gap_words(audit: "Audit", name: str, gap: "pd.Series[Any]") -> str:
@@ -158,17 +158,15 @@ def gap_words(audit: "Audit", name: str, gap: "pd.Series[Any]") -> str:
     )
 
 
-def _p_words(p: float, gap: str, settings: Mapping[str, Any]) -> str:
+def _p_words(p: float, gap: str) -> str:
     """Return a permutation p as a count of reshuffled data sets."""
     if isnan(p):
         return ""
-    n_draws = settings["n_boot"]
-    n_found = round(p * (n_draws + 1)) - 1
     how = " within each label" if gap.startswith("equalized_odds") else ""
     return (
-        f" Of {n_draws:,} data sets with the groups reshuffled{how}, "
-        f"{f'{n_found:,}' if n_found else 'none'} showed a gap at least this large "
-        f"(p = {number(p, 4)})."
+        f" Of 1,000 data sets with the groups reshuffled{how}, "
+        f"{'fewer than 1' if p < 0.001 else f'about {1000 * p:,.0f}'} would show a gap at least "
+        f"this large (p = {number(p, 4)})."
     )
 
 

@@ -110,9 +110,9 @@ def compare(audit: "Audit", thresholds: Sequence[Threshold]) -> pd.DataFrame:
         thresholds: From `read_thresholds`.
 
     Returns:
-        Indexed by ``name`` (of the threshold) and ``group``; columns ``n``, ``share`` (of all
-        rows), ``figure``, ``compared`` (the ratio or value that is compared), ``low``, ``high``,
-        ``threshold`` and ``word`` (None without a threshold).
+        Indexed by ``name`` (of the threshold) and ``group``; columns ``n``, ``share`` (of the
+        rows in groups), ``figure``, ``compared`` (the ratio or value that is compared), ``low``,
+        ``high``, ``threshold`` and ``word`` (None without a threshold).
     """
     known = audit.intervals.index.get_level_values("metric")
     frames = {t.name: _compare(audit, t) for t in thresholds if t.figure in known}
@@ -123,7 +123,7 @@ def _compare(audit: "Audit", threshold: Threshold) -> pd.DataFrame:
     rows = groups_with(audit.intervals, threshold.figure)
     sizes = audit.intervals["n"].groupby(level="group").max()  # some figures look at fewer rows
     frame = pd.DataFrame({"n": sizes[rows.index].astype(np.int64)})
-    frame["share"] = frame["n"] / audit.settings["n_rows"]
+    frame["share"] = frame["n"] / _rows_in_groups(audit)
     frame["figure"] = rows["value"]
     enough = (frame["n"] >= threshold.min_rows) & (frame["share"] >= threshold.min_share)
     compared = rows if threshold.comparison == "value" else _over_highest(rows, enough)
@@ -131,6 +131,11 @@ def _compare(audit: "Audit", threshold: Threshold) -> pd.DataFrame:
     frame["threshold"] = np.nan if threshold.value is None else threshold.value
     frame["word"] = None if threshold.value is None else _words(frame)
     return frame
+
+
+def _rows_in_groups(audit: "Audit") -> int:
+    """Return the rows that belong to a group; all rows where it is hidden how many do."""
+    return int(audit.settings["n_rows"] - (audit.settings["n_unknown"] or 0))
 
 
 def _over_highest(rows: pd.DataFrame, enough: "pd.Series[bool]") -> pd.DataFrame:

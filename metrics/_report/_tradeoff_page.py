@@ -90,10 +90,13 @@ def _models_section(found: "Tradeoff", *, pictures: bool) -> Section:
     body: list[Item] = [Table(found.table, "Figures of each model.", "tradeoff")]
     if "pareto" in found.table:
         on_front = [named(arm) for arm in found.table.index[found.table["pareto"].fillna(False)]]
+        both, worst = "accuracy and worst cell accuracy", "A worst cell is a minimum"
+        if "mae" in found.table:
+            both, worst = "mae and that of the worst group", "A worst group is a maximum"
         body.append(
-            "On the Pareto front, where no other model is at least as good in accuracy and worst "
-            f"cell accuracy and better in one: {', '.join(on_front) or 'none'}. A worst cell is a "
-            "minimum, and looks worse the more cells there are."
+            f"On the Pareto front, where no other model is at least as good in {both} and better "
+            f"in one: {', '.join(on_front) or 'none'}. {worst}, and looks worse the more of them "
+            "there are."
         )
     for x, y in _AXES:
         if pictures and {x, y} <= set(found.table):

@@ -146,3 +146,18 @@ def test_each_check_is_a_plain_line(found: Audit) -> None:
     assert str(bound) == (
         f"check failed: auc is {found.overall['auc']:.6g}, its lower bound {low:.6g}: under 0.99"
     )
+
+
+def test_a_figure_without_its_usual_bound_fails_and_says_so() -> None:
+    perfect = audit([0, 1] * 4, [0, 1] * 4, sensitive_features=list("aaaabbbb"), y_score=[0, 1] * 4)
+    (found,) = check(perfect, fail_under={"auc": 0.7}, use_bounds=True)
+    assert found.failed
+    assert str(found) == "check failed: auc is 1, its lower bound n/a: under 0.7"
+
+
+def test_equal_groups_have_no_gap_however_their_weights_add_up() -> None:
+    y, p = [0, 1, 1, 1, 0] * 2, [0, 1, 0, 1, 1] * 2
+    weight = [0.1, 0.2, 0.3, 0.7, 0.1, 0.1, 0.7, 0.3, 0.2, 0.1]
+    found = audit(y, p, sensitive_features=list("aaaaabbbbb"), sample_weight=weight, n_boot=9)
+    assert found.gaps["value"]["accuracy_difference"] == 0
+    assert not check(found, fail_over={"accuracy_difference": 0})[0].failed

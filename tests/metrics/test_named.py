@@ -49,13 +49,20 @@ def _nan_where_it_warns(metric: Oracle) -> Oracle:
     return asked
 
 
+def _true_negative_rate(y_true: Any, y_pred: Any, sample_weight: Any) -> float:
+    """Return fairlearn's, which is 0 where it is undefined."""
+    if not (y_true == 0).any():
+        return np.nan
+    return float(true_negative_rate(y_true, y_pred, sample_weight=sample_weight))
+
+
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(samples())
 def test_metrics_by_name_are_those_of_metric_frame(sample: Sample) -> None:
     oracles = {
         "f1_score": f1_score,
         "matthews_corrcoef": matthews_corrcoef,
-        "true_negative_rate": true_negative_rate,
+        "true_negative_rate": _true_negative_rate,
     }
     found = _audit(sample, list(oracles))
     assert list(found.overall.index[-3:]) == list(oracles)
@@ -229,3 +236,18 @@ def _three(y_true: Any, y_pred: Any, rows: Any) -> float:
 def test_bad_metrics_are_refused(metrics: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         audit(Y, P, sensitive_features=G, metrics=metrics, n_boot=1)
+
+
+def test_rates_of_fairlearn_are_undefined_without_the_rows_that_they_look_at() -> None:
+    y, p = [0, 1, 0, 1, 1, 1], [0, 1, 1, 1, 0, 1]
+    found = audit(
+        y, p, sensitive_features=list("aaabbb"), metrics=["false_positive_rate"], n_boot=9
+    )
+    assert found.by_group["false_positive_rate"].isna().tolist() == [False, True]
+    assert any("false_positive_rate in sensitive_feature_0=b" in m for m in found.warnings)
+
+
+def test_a_metric_that_returns_no_number_is_refused_by_name() -> None:
+    for value in (None, "hi"):
+        with pytest.raises(ValueError, match="`metrics`: odd must return one number"):
+            audit(Y, P, sensitive_features=G, metrics={"odd": lambda y, p, v=value: v}, n_boot=1)

@@ -172,3 +172,12 @@ def test_bad_numbers_are_refused(change: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         audit(**(arguments | change))
+
+
+def test_whole_numbers_with_predictions_between_them_need_the_task_named() -> None:
+    y = [10, 20, 30, 40, 50, 60]
+    p = [value + 0.5 for value in y]
+    with pytest.raises(ValueError, match='pass task="regression"'):
+        audit(y, p, sensitive_features=list("aabbab"), n_boot=9)
+    found = audit(y, p, sensitive_features=list("aabbab"), n_boot=9, task="regression")
+    assert found.overall["bias"] == 0.5

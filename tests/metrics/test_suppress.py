@@ -324,3 +324,18 @@ def test_a_negative_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`suppress_below` must be 0 or more"):
         _audit([(20, 20), (20, 20)]).save(tmp_path / "new", suppress_below=-1)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_hidden_group_leaves_no_difference_and_is_hidden_once() -> None:
+    hidden = _audit([(60, 50), (40, 40), (30, 3)]).suppress(BELOW)
+    assert hidden.difference().isna().all()
+    assert hidden.group_min().isna().all()
+    with pytest.raises(ValueError, match="hidden already"):
+        hidden.suppress(20)
+    with pytest.raises(ValueError, match="hidden already"):
+        hidden.save("unused", suppress_below=20)
+
+
+def test_hidden_groups_do_not_all_lack_a_label() -> None:
+    hidden = suppression.hidden_parts(np.array([(50, 50), (40, 40), (6, 0), (7, 0), (0, 0)]), BELOW)
+    assert hidden.tolist() == [False, True, True, True, False]
