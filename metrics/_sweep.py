@@ -20,10 +20,14 @@ def cuts(scores: Floats) -> Floats:
 
 def sweep_frame(truth: Ints, scores: Floats, weights: Floats, at: Floats) -> pd.DataFrame:
     """Return the rates at each cut, one row each."""
+    cuts_and_all = np.append(at, -np.inf)
     selected = np.stack(
-        [_selected(scores[truth == label], weights[truth == label], at) for label in (0, 1)]
+        [
+            _selected(scores[truth == label], weights[truth == label], cuts_and_all)
+            for label in (0, 1)
+        ]
     )
-    rates = _rates(selected, np.bincount(truth, weights, 2).astype(np.float64))
+    rates = _rates(selected[:, :-1], selected[:, -1])
     return pd.DataFrame(
         {"n": len(truth), **rates}, index=pd.Index(at, name="threshold", dtype=np.float64)
     )
@@ -45,8 +49,9 @@ def matched_row(
 def _selected(scores: Floats, weights: Floats, at: Floats) -> Floats:
     """Return the weight of the rows from each cut upwards."""
     order = np.argsort(scores, kind="stable")  # in no time where they are in order
-    below = np.concatenate([[0.0], np.cumsum(weights[order])])
-    return np.asarray(below[-1] - below[np.searchsorted(scores[order], at, side="left")])
+    # From the top, since a few rows of little weight would drown in a difference of large sums.
+    above = np.append(np.cumsum(weights[order][::-1])[::-1], 0.0)
+    return np.asarray(above[np.searchsorted(scores[order], at, side="left")])
 
 
 def _rates(selected: Floats, totals: Floats) -> dict[str, Floats]:
@@ -57,6 +62,6 @@ def _rates(selected: Floats, totals: Floats) -> dict[str, Floats]:
         "selection_rate": divide(negative + positive, total),
         "tpr": divide(positive, totals[1]),
         "fpr": divide(negative, totals[0]),
-        "accuracy": divide(positive + totals[0] - negative, total),
+        "accuracy": divide(positive + (totals[0] - negative), total),
         "precision": divide(positive, negative + positive),
     }
