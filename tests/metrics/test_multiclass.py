@@ -93,7 +93,7 @@ def _oracles(values: Any, true_values: Any) -> dict[str, Oracle]:
     return oracles
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(derandomize=True, deadline=None, max_examples=15)
 @given(st.booleans(), class_samples())
 def test_figures_are_those_of_metric_frame(is_weighted: bool, sample: Sample) -> None:
     found = _audit(sample, is_weighted=is_weighted)

@@ -182,7 +182,7 @@ def test_intervals_by_name_are_about_those_of_the_formula() -> None:
         sensitive_features=sample.features["sex"],
         y_score=sample.y_score,
         metrics={"precision_score": precision_score, "by_name": log_loss},
-        n_boot=300,
+        n_boot=200,
     ).intervals
     for name, figure in (("precision_score", "precision"), ("by_name", "log_loss")):
         for group in ("overall", "sex=female"):
