@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame, selection_rate
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_score, recall_score
 
-from fairclip.metrics import MetricsWarning, audit
+from fairclip.metrics import Audit, MetricsWarning, audit
 from tests.metrics._inputs import Sample, samples, table_sample
 from tests.metrics._properties import assert_brackets, assert_figures_are, at
 
@@ -167,6 +167,41 @@ def test_undefined_is_nan_through_differences_ratios_and_gaps() -> None:
     assert found.gaps.loc["equalized_odds_difference", ["value", "lowest", "p"]].isna().all()
     assert found.gaps.loc["accuracy_difference", "value"] == 0
     assert any("no row with y=1" in message for message in found.warnings)
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(samples(), st.integers(0, 2**32 - 1))
+def test_rows_without_a_group_change_the_overall_figures_only(sample: Sample, seed: int) -> None:
+    is_known = np.random.default_rng(seed).random(len(sample.y_true)) < 0.7
+    is_known[: len(is_known) // 2 + 1] = True
+    is_known[-1] = False
+
+    def audited(rows: Any, features: pd.DataFrame) -> Audit:
+        return audit(
+            sample.y_true[rows],
+            sample.y_pred[rows],
+            sensitive_features=features[rows],
+            y_score=sample.y_score[rows],
+            sample_weight=np.maximum(sample.weight[rows], 0.5),
+            n_boot=9,
+        )
+
+    every = np.ones(len(is_known), dtype=np.bool_)
+    missing = sample.features.assign(sex=sample.features["sex"].where(is_known))
+    with pytest.warns(MetricsWarning, match=f"{(~is_known).sum()} of {len(is_known)} rows lack"):
+        found = audited(every, missing)
+    try:
+        known = audited(is_known, sample.features)
+    except ValueError as refused:  # too few rows for so many groups
+        assume("values in" not in str(refused))
+        raise
+    present = [each.by_group.query("n > 0") for each in (found, known)]
+    pd.testing.assert_frame_equal(*present, rtol=1e-12, atol=1e-12)
+    assert found.matched is not None
+    assert list(found.matched.index[1:]) == list(known.intervals.index.unique("group")[1:])
+    whole = audited(every, sample.features).overall
+    pd.testing.assert_series_equal(found.overall, whole, rtol=1e-12, atol=1e-12)
+    assert found.settings["n_unknown"] == (~is_known).sum()
 
 
 def test_rows_without_a_group_are_counted_and_shown() -> None:

@@ -264,6 +264,8 @@ def test_the_page_is_the_same_whoever_has_the_hidden_rows(tmp_path: Path) -> Non
     y, p, score = rng.integers(0, 2, 400), rng.integers(0, 2, 400), rng.random(400)
     names = np.repeat(["a", "b", "c", "d", "e"], [180, 150, 12, 8, 50])
     moved = np.isin(names, ["c", "d"])
+    y[moved] = np.arange(20) % 2
+    y[names == "e"] = np.arange(50) % 2
     pages = []
     for hidden in (names[moved], names[moved][::-1], rng.permutation(names[moved])):
         g = names.copy()
