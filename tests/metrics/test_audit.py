@@ -195,8 +195,8 @@ def test_rows_without_a_group_change_the_overall_figures_only(sample: Sample, se
     except ValueError as refused:  # too few rows for so many groups
         assume("values in" not in str(refused))
         raise
-    present = [each.by_group.query("n > 0") for each in (found, known)]
-    pd.testing.assert_frame_equal(*present, rtol=1e-12, atol=1e-12)
+    first, second = (each.by_group.query("n > 0") for each in (found, known))
+    pd.testing.assert_frame_equal(first, second, rtol=1e-12, atol=1e-12)
     assert found.matched is not None
     assert list(found.matched.index[1:]) == list(known.intervals.index.unique("group")[1:])
     whole = audited(every, sample.features).overall
