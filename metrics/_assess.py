@@ -100,7 +100,7 @@ def audit(
             the one with the most rows.
         confidence: Coverage aimed at by intervals and bounds, in (0, 1).
         n_boot: Draws of each bootstrap, and relabellings behind each permutation p, which is at
-            least 1 / (n_boot + 1).
+            least 1 / (n_boot + 1). Thousands of groups, or many weighted rows, get fewer.
         min_group_size: Rows below which a (group, label) cell is flagged.
         random_state: Seed of the draws.
 

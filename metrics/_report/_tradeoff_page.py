@@ -173,9 +173,9 @@ def _gaps_section(found: "Tradeoff", *, pictures: bool) -> Section:
     body += calibration_items(audits, pictures=pictures)
     if found.matched is not None:
         body += [
-            "Matched selection rate: every model cut so that it selects as many rows as "
-            f"{named(found.settings['baseline'])}. A gap that differs here does not come from how "
-            "many are selected.",
+            "Matched selection rate: every model cut so that, as nearly as its scores allow, it "
+            f"selects as many rows as {named(found.settings['baseline'])}. With selection rates "
+            "alike, a gap that differs does not come from how many are selected.",
             Table(found.matched, "The models at one selection rate.", "matched"),
         ]
     return Section("Gaps", tuple(body))
