@@ -201,11 +201,19 @@ PARQUET = parquet_bytes(pa.table({"a": [1, 2]}))
         ("a.csv", pickle.dumps(FRAME), "it is a pickle, and unpickling runs code"),
         ("a.csv", json.dumps([{"y": 1}]).encode(), "it is JSON"),
         ("a.csv", PARQUET, "it is Parquet; let its name end in .parquet"),
-        ("a.csv", gzip.compress(b"a,b\n1,2\n"), "it is gzip; let its name end in .csv.gz"),
+        ("a.csv", gzip.compress(b"a,b\n1,2\n", mtime=0), "it is gzip; let its name end in .csv.gz"),
         ("a.csv.gz", b"a,b\n1,2\n", "it is not gzip"),
-        ("a.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 99)[:-20], "the end of its gzip data"),
-        ("a.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 99)[:-8] + b"12345678", "damaged"),
-        ("a.csv.gz", gzip.compress(pickle.dumps(FRAME)), "it is a pickle"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"a,b\n" + b"1,2\n" * 99, mtime=0)[:-20],
+            "the end of its gzip data",
+        ),
+        (
+            "a.csv.gz",
+            gzip.compress(b"a,b\n" + b"1,2\n" * 99, mtime=0)[:-8] + b"12345678",
+            "damaged",
+        ),
+        ("a.csv.gz", gzip.compress(pickle.dumps(FRAME), mtime=0), "it is a pickle"),
         ("a.parquet", b"not parquet", "it is not Parquet, or damaged"),
         ("a.parquet", b"", "it is not Parquet, or damaged"),
         ("a.parquet", PARQUET[:-9], "it is not Parquet, or damaged"),
@@ -297,7 +305,7 @@ def test_two_gigabytes_that_are_no_table_are_refused_at_once(tmp_path: Path) -> 
         ("zeros.csv.gz", b"", bytes(8)),
     ):
         block = gzip.compress(unit * 2**21)
-        (tmp_path / name).write_bytes(gzip.compress(start) + block * n_blocks)
+        (tmp_path / name).write_bytes(gzip.compress(start, mtime=0) + block * n_blocks)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *(str(tmp_path / name) for name in expected)],
         capture_output=True,
