@@ -163,11 +163,11 @@ def test_macro_averages(n: int, base: list[float], recall: list[float], weighted
     p = np.array(base)[:, None] * given
     rows = rng.multinomial(n, p.ravel(), n_simulations).astype(np.float64)
     weight = np.repeat(1 / (c * np.array(base)) if weighted else np.ones(c), c)
-    counts = rows * weight
-    true = figures.macro_averages(p * weight.reshape(c, c))
+    counts, every = rows * weight, np.ones(c, dtype=np.bool_)
+    true = figures.macro_averages(p * weight.reshape(c, c), every)
     drawn = bootstrap.cell_replicates(counts, 400, rng, squares=rows * weight**2)
-    estimates = figures.macro_averages(counts.reshape(-1, c, c))
-    replicates = figures.macro_averages(drawn.reshape(400, -1, c, c))
+    estimates = figures.macro_averages(counts.reshape(-1, c, c), every)
+    replicates = figures.macro_averages(drawn.reshape(400, -1, c, c), every)
     rarest = rows.reshape(-1, c, c).sum(-1).min(-1)
     for name, estimate in estimates.items():
         found = bootstrap.percentile(estimate, replicates[name], 0.95, rarest)
