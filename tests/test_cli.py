@@ -21,6 +21,11 @@ TINY = ["--seeds=1", "--epochs=1", "--hidden=4", "--quick", "--jobs=1"]
 LOANS = ["--target=approved", "--sensitive=region"]
 
 
+@pytest.fixture(autouse=True)
+def _a_pipe_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # some library of the other tests sets it
+
+
 def assert_refused(folder: Path, command: list[str], message: str) -> None:
     before = sorted(folder.rglob("*"))
     result = CliRunner().invoke(app, command)
