@@ -72,9 +72,10 @@ def audit(
     and gap made from it. Rows with a missing sensitive feature count in the overall figures and in
     no group, with a `MetricsWarning`.
 
-    Intervals: Wilson for rates, at Kish's effective size where rows have weights; a bootstrap of
-    the cells for means over labels, and of the rows for Brier score, log loss and the figures of a
-    regression; DeLong for AUC; none for the calibration error, which is biased upwards.
+    Intervals: Wilson for rates, at the lesser of Kish's and the linearised effective size where
+    rows have weights; a bootstrap of the cells for means over labels, and of the rows for Brier
+    score, log loss and the figures of a regression; DeLong for AUC, on the scale of log-odds; none
+    for the calibration error, which is biased upwards.
     Differences and ratios between groups are made from the groups' intervals. A gap, being a
     maximum over groups, has no interval but a permutation p: the share of data sets with shuffled
     groups (for equalized odds, shuffled within each label) that show at least this gap. All of

@@ -5,6 +5,7 @@ import pandas as pd
 
 from ._intervals import wilson
 from ._rates import Floats, Ints, divide
+from ._sizes import effective_size
 
 _N_BINS = 10
 
@@ -29,7 +30,8 @@ def calibration_frame(truth: Ints, scores: Floats, weights: Floats, z: float) ->
         return np.bincount(bins, each, _N_BINS).astype(np.float64)
 
     total = sums(weights)
-    observed = wilson(sums(weights * truth), total, z, divide(total**2, sums(weights**2)))
+    right, squares = sums(weights * truth), (sums(weights**2 * truth), sums(weights**2))
+    observed = wilson(right, total, z, effective_size(right, total, *squares))
     return pd.DataFrame(
         {
             "n": np.bincount(bins, minlength=_N_BINS),

@@ -59,7 +59,7 @@ class Tradeoff:
         groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
         any group is hidden, and the curves of the score in any case. What is hidden is NaN. What
         all hidden rows have in common can still be read off the figures of all rows: that all of
-        them were predicted 1, say.
+        them were predicted 1, say; and who knows this rule can sometimes exclude all but one count.
 
         Args:
             below: Rows, 0 or more.
