@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     "exceptions",
     "_arrays",
+    "_extras",
+    "_optimizers",
     "groups",
     "gradients",
     "capping",
@@ -22,6 +24,7 @@ LAYERS = (
     "clipper",
     "training",
     "comparison",
+    "integrations",
     "cli",
     "__main__",
 )

@@ -1,15 +1,18 @@
 """One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fairclip._arrays import Array
+from fairclip._optimizers import torch_optimizer
 from fairclip.capping import NormCap
 from fairclip.clipper._codes import Codes, as_codes
-from fairclip.clipper._ending import Ending, raise_if_nonfinite
+from fairclip.clipper._ending import Ending, is_unscaled, raise_if_nonfinite
 from fairclip.clipper._exact import cap_
 from fairclip.clipper._groups import begin_cap
 from fairclip.clipper._lagged import LaggedCap, check_can_lag
@@ -254,13 +257,15 @@ class FairClipper:
     def clip_grad_(
         self,
         scaler: torch.amp.GradScaler | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
     ) -> StepRecord:
         """Cap, recombine and clip, or only clip after `weigh`; ``.grad`` is final afterwards.
 
         Args:
-            scaler: The loss scaler, if the loss was scaled: it unscales here, once.
-            optimizer: Whose gradients it unscales; needed with ``scaler``.
+            scaler: The loss scaler, if the loss was scaled: it unscales here, unless it has already
+                done so, as in Lightning. One that is not enabled is as none.
+            optimizer: Whose gradients it unscales, all of them where there are several; needed with
+                ``scaler``. Those of Lightning and Accelerate are taken for torch's own in them.
 
         Returns:
             What happened, as tensors on the device; also kept in ``trace``.
@@ -268,22 +273,31 @@ class FairClipper:
         Raises:
             RuntimeError: If no backward pass came before, ``.grad`` was changed or an optimizer
                 stepped since; with ``on_nonfinite="raise"`` if a norm is not finite.
-            TypeError: If ``scaler`` is none.
-            ValueError: If only one of ``scaler`` and ``optimizer`` is given, or the optimizer does
+            TypeError: If ``scaler`` or ``optimizer`` is none.
+            ValueError: If only one of ``scaler`` and ``optimizer`` is given, or the optimizers do
                 not hold all parameters that have a gradient.
         """
-        if (scaler is None) != (optimizer is None):
-            raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
         if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
             raise TypeError(f"`scaler` must be a GradScaler, got {type(scaler).__name__}.")
+        if (scaler is None) != (optimizer is None):
+            raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
+        several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
+        optimizers = [torch_optimizer(one) for one in several if one is not None]
+        if scaler is not None and not scaler.is_enabled():
+            scaler = None
+        again: AbstractContextManager[None] = nullcontext()
+        if scaler is not None and any(is_unscaled(scaler, one) for one in optimizers):
+            self._engine.allow_unscaling()
+            again = self._ending.scaled_again(scaler)
         if self._weighed is None:
             self._engine.check_finished()
-            return self._finish(scaler, optimizer)
+            return self._finish(scaler, optimizers)
         self._weighed.check_reached()
         try:
             self._engine.check_not_stepped()
-            self._weighed.finish()
-            return self._finish(scaler, optimizer)
+            with again:
+                self._weighed.finish()
+            return self._finish(scaler, optimizers)
         finally:
             self._end_weighed()
 
@@ -370,9 +384,9 @@ class FairClipper:
             self._engine.disarm()
 
     def _finish(
-        self, scaler: torch.amp.GradScaler | None, optimizer: torch.optim.Optimizer | None
+        self, scaler: torch.amp.GradScaler | None, optimizers: Sequence[Optimizer]
     ) -> StepRecord:
-        scale = self._ending.unscale(scaler, optimizer)
+        scale = self._ending.unscale(scaler, optimizers)
         weighed, device = self._weighed, self._engine.device
         if weighed is not None and not (weighed.is_measured or self._ending.looks_at_gradient):
             record = StepRecord(self._lagged.skip(weighed.counts[:-1], device))

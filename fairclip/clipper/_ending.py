@@ -1,13 +1,16 @@
 """The end of every step: unscale, clip, and look whether all is finite. Shapes: K groups."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import OptState
+from torch.optim import Optimizer
 
 from fairclip._arrays import Array
 from fairclip.clipping import ClipRecord, Mode, Norm
@@ -54,21 +57,34 @@ class Ending:
         return self.clip is not None or self.raises
 
     def unscale(
-        self, scaler: torch.amp.GradScaler | None, optimizer: torch.optim.Optimizer | None
+        self, scaler: torch.amp.GradScaler | None, optimizers: Sequence[Optimizer]
     ) -> Tensor | None:
         """Unscale ``.grad``; return what it was multiplied by, None without a scaler.
 
         Raises:
-            ValueError: If the optimizer does not hold all parameters.
+            ValueError: If the optimizers do not hold all parameters.
         """
-        if scaler is None or optimizer is None:
+        if scaler is None:
             return None
-        self._check_covers(optimizer)
+        self._check_covers(optimizers)
         # Asked on the device: `get_scale` would wait for it.
         one = torch.ones((), device=self._parameters[0][1].device)
         scale: Tensor = 1 / scaler.scale(one)
-        scaler.unscale_(optimizer)
+        for optimizer in optimizers:
+            if not is_unscaled(scaler, optimizer):
+                scaler.unscale_(optimizer)
         return scale
+
+    @contextmanager
+    def scaled_again(self, scaler: torch.amp.GradScaler) -> Iterator[None]:
+        """Undo an unscaling inside, for what was measured before it."""
+        grads = [p.grad.data for _, p in self._parameters if p.grad is not None]
+        scale = scaler.scale(torch.ones((), device=self._parameters[0][1].device))
+        for grad in grads:
+            grad.mul_(scale)
+        yield
+        for grad in grads:
+            grad.div_(scale)
 
     def clip_(
         self, raw: RawStep, layers: tuple[str, ...] | None = None, *, preserve_norm: bool = False
@@ -99,19 +115,26 @@ class Ending:
         assert clip.first_nonfinite is not None
         return clip.first_nonfinite, clip.parameters
 
-    def _check_covers(self, optimizer: torch.optim.Optimizer) -> None:
-        covered = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    def _check_covers(self, optimizers: Sequence[Optimizer]) -> None:
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        covered = {id(p) for group in groups for p in group["params"]}
         for name, parameter in self._parameters:
             if parameter.grad is not None and id(parameter) not in covered:
                 raise ValueError(
                     f"`optimizer` does not hold parameter '{name}', so the scaler would leave its "
-                    "gradient scaled. Use one optimizer for all of the model with a scaler."
+                    "gradient scaled. Pass all optimizers of the model, as a list."
                 )
 
     def _norm(self) -> Tensor:
         grads = [p.grad for _, p in self._parameters if p.grad is not None]
         total: Tensor = torch.nn.utils.get_total_norm(grads)
         return total
+
+
+def is_unscaled(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
+    """Say whether ``.grad`` was unscaled since the scaler's last update, as Lightning does."""
+    state: Any = scaler._per_optimizer_states[id(optimizer)]["stage"]
+    return state is OptState.UNSCALED
 
 
 def raise_if_nonfinite(gramian: Array, gradients: GroupGradients, names: Sequence[str]) -> None:

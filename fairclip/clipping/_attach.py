@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fairclip._optimizers import torch_optimizer
 from fairclip.clipping._gradients import complex_error
 from fairclip.clipping._record import ClipRecord
 
@@ -48,7 +49,7 @@ class Handle:
     ) -> None:
         self.record = None
         self._mode = mode
-        self._optimizer = _unwrapped(optimizer)
+        self._optimizer = torch_optimizer(optimizer)
         self._trace = trace
         self._state: Any = None
         self._hooks: list[RemovableHandle] = []
@@ -174,15 +175,6 @@ class ClipAfter(Handle):
         self._kept = None
         if self._trace is not None:
             self._trace.amend(self.record)
-
-
-def _unwrapped(optimizer: Optimizer) -> Optimizer:
-    """Return torch's own optimizer: Lightning's and Accelerate's hold it as ``optimizer``."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"`optimizer` must be a torch.optim.Optimizer, got {optimizer!r}.")
-    return optimizer
 
 
 def _parameters(optimizer: Optimizer) -> list[Any]:

@@ -235,8 +235,7 @@ class GradientEngine:
             raise RuntimeError(
                 "`.grad` was changed between the backward pass and `clip_grad_()`. Call it before "
                 "`zero_grad()` and instead of torch's clipping, and give it as `clip=`. With a "
-                "GradScaler pass `clip_grad_(scaler, optimizer)` instead of calling "
-                "`scaler.unscale_`."
+                "GradScaler pass `clip_grad_(scaler, optimizer)`."
             )
 
     def check_not_stepped(self) -> None:
@@ -247,6 +246,10 @@ class GradientEngine:
                 "The optimizer stepped before `clip_grad_()`, so nothing was capped or clipped: "
                 "call it after the backward pass and before `optimizer.step()`."
             )
+
+    def allow_unscaling(self) -> None:
+        """Take it for no change of ``.grad`` that a GradScaler unscaled it."""
+        self._ledger.forget_size()
 
     def unchanged(self) -> bool:
         """Say whether ``.grad`` is as the last window left it."""

@@ -83,6 +83,10 @@ class GradLedger:
         """
         self._size = self._size_now()
 
+    def forget_size(self) -> None:
+        """Let a GradScaler change the gradient."""
+        self._size = None
+
     def has_stepped(self) -> bool:
         """Say whether an optimizer of these parameters made a step since `open`."""
         if self._steps_at_open == _n_steps:

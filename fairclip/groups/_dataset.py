@@ -1,6 +1,6 @@
 """A data set whose items carry their group code."""
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -8,11 +8,12 @@ from torch.utils.data import Dataset
 from fairclip.groups._codes import check_codes
 
 
-def with_groups(dataset: Dataset[Any], codes: Any) -> Dataset[tuple[Any, ...]]:
-    """Return ``dataset`` with each row's group code at the end of its item.
+def with_groups(dataset: Dataset[Any], codes: Any) -> Dataset[Any]:
+    """Return ``dataset`` with each row's group code in its item.
 
-    The item ``(inputs, target)`` becomes ``(inputs, target, code)``; an item that is no tuple or
-    list becomes ``(item, code)``. The default collate function makes the codes int64 on the CPU.
+    The item ``(inputs, target)`` becomes ``(inputs, target, code)``, a mapping gets the key
+    "groups", and any other item becomes ``(item, code)``. The default collate function makes the
+    codes int64 on the CPU.
 
     Args:
         dataset: A map-style data set of N rows.
@@ -32,7 +33,7 @@ def with_groups(dataset: Dataset[Any], codes: Any) -> Dataset[tuple[Any, ...]]:
     return _WithGroups(dataset, codes)
 
 
-class _WithGroups(Dataset[tuple[Any, ...]]):
+class _WithGroups(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], codes: Any) -> None:
         if not isinstance(dataset, Sized):
             raise TypeError(f"`dataset` must have a length, got {type(dataset).__name__}.")
@@ -47,7 +48,9 @@ class _WithGroups(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self._codes)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
+    def __getitem__(self, index: int) -> Any:
         item = self._dataset[index]
         code = int(self._codes[index])
+        if isinstance(item, Mapping):
+            return {**item, "groups": code}
         return (*item, code) if isinstance(item, tuple | list) else (item, code)

@@ -276,3 +276,61 @@ def test_a_model_may_become_float64_after_the_clipper_was_made(after_a_step: boo
         step(clipper, model, batch)
         assert_close(grads(model), expected)
         model.zero_grad()
+
+
+# ------------------------------------------------------------------ where others unscale
+
+
+@pytest.mark.parametrize("how", ["watch", "weigh"])
+def test_a_scaler_that_has_unscaled_already_does_so_once(how: How) -> None:
+    """As in Lightning, which unscales before its hooks see the gradient."""
+    model, other = mlp(dtype=torch.float32), mlp(dtype=torch.float32)
+    clippers = [lagged(m, NormCap(0.5, floor=0.0), clip=Norm(0.1)) for m in (model, other)]
+    loops = [Scaled(clipper, m, how) for clipper, m in zip(clippers, (model, other), strict=True)]
+    unscales_first = loops[0]
+    original = unscales_first.clipper.clip_grad_
+
+    def clip_grad_(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> StepRecord:
+        scaler.unscale_(optimizer)
+        return original(scaler, optimizer)
+
+    unscales_first.clipper.clip_grad_ = clip_grad_  # type: ignore[method-assign, assignment]
+    for batch in make_batches(EVERY + 2, dtype=torch.float32):
+        found, expected = (loop.step(batch) for loop in loops)
+        torch.testing.assert_close(found.group_norms, expected.group_norms, equal_nan=True)
+    assert_same(model, other)
+
+
+def test_several_optimizers_share_a_scaler() -> None:
+    model, plain = mlp(dtype=torch.float32), mlp(dtype=torch.float32)
+    clipper, expected = (FairClipper(m, NormCap(0.5), group_counts=COUNTS) for m in (model, plain))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    first, *others = model.parameters()
+    optimizers = [torch.optim.SGD([first], lr=0.1), torch.optim.Adagrad(others, lr=0.1)]
+    for batch in make_batches(3, dtype=torch.float32):
+        with clipper.watch(batch[2]):
+            scaler.scale(row_losses(model, batch).mean()).backward()
+        with pytest.raises(ValueError, match=r"does not hold parameter.*as a list"):
+            clipper.clip_grad_(scaler, optimizers[0])
+        clipper.clip_grad_(scaler, optimizers)
+        step(expected, plain, batch)
+        for found, right in zip(grads(model), grads(plain), strict=True):
+            torch.testing.assert_close(found, right)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+            optimizer.zero_grad()
+        scaler.update()
+        plain.load_state_dict(model.state_dict())
+        plain.zero_grad()
+
+
+def test_a_scaler_that_is_off_is_as_none() -> None:
+    model, plain = mlp(dtype=torch.float32), mlp(dtype=torch.float32)
+    batch = make_batches(1, dtype=torch.float32)[0]
+    clipper, expected = (FairClipper(m, NormCap(0.5), group_counts=COUNTS) for m in (model, plain))
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    with clipper.watch(batch[2]):
+        off.scale(row_losses(model, batch).mean()).backward()
+    clipper.clip_grad_(off, torch.optim.SGD(model.parameters()))
+    step(expected, plain, batch)
+    assert_close(grads(model), grads(plain))

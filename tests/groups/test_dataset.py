@@ -26,11 +26,11 @@ class _Items(Dataset[Any]):
         ((1, 2), (1, 2, 5)),
         ([1, 2], (1, 2, 5)),
         (1, (1, 5)),
-        ({"x": 1}, ({"x": 1}, 5)),
+        ({"x": 1}, {"x": 1, "groups": 5}),
         ("text", ("text", 5)),
     ],
 )
-def test_the_code_stands_at_the_end_of_the_item(item: Any, expected: Any) -> None:
+def test_the_code_is_in_the_item(item: Any, expected: Any) -> None:
     dataset: Any = with_groups(_Items(item), [5])
     assert len(dataset) == 1
     assert dataset[0] == expected

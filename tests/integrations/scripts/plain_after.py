@@ -1,0 +1,20 @@
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fairclip import FairClipper, with_groups
+from fairclip.clipping import Norm
+from tests.integrations.adult import codes, dataset, encoder, make_model
+
+model = make_model()
+clipper = FairClipper(model, clip=Norm(max_norm=1.0), encoder=encoder)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+loader = DataLoader(with_groups(dataset, codes), batch_size=256)
+for _ in range(2):
+    for inputs, targets, groups in loader:
+        with clipper.watch(groups):
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            loss.backward()
+        clipper.clip_grad_()
+        optimizer.step()
+        optimizer.zero_grad()
