@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from fairclip.exceptions import FairclipWarning
     from fairclip.groups import GroupBatchSampler, GroupEncoder, with_groups
     from fairclip.trace import StepRecord, Trace
-    from fairclip.training import FairClipClassifier
+    from fairclip.training import Checkpoint, FairClipClassifier
 
 __all__ = [
     "Advice",
+    "Checkpoint",
     "Diagnosis",
     "FairClipClassifier",
     "FairClipper",
@@ -48,6 +49,7 @@ __version__ = version("fairclip")
 
 _HOME = {
     "Advice": "advice",
+    "Checkpoint": "training",
     "Diagnosis": "diagnosis",
     "FairClipClassifier": "training",
     "FairClipper": "clipper",
