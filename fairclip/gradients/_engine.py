@@ -317,23 +317,23 @@ class GradientEngine:
                 self._leave_unmeasured(rows)
                 return
             learner.learn(calls, reached, rows, names)
-        must_check = self._must_check()
+        if self._must_check():
+            learner.check(rows.slots(rows.present(), self._place_then[0]), reached, names)
+            self._ledger.remember_size()
         measurement = self._measurement or self._measure(rows)
         sums = measurement.finish(reached, {name: self._parameters[name] for name in names})
-        if must_check:
-            sums = learner.check(sums, reached, names)
-            self._ledger.remember_size()
         self._add(sums, rows, self._rest(rows))
 
     def _prepare(self, rows: BatchRows) -> Measurement | None:
-        """Return what uses gradients as they come, None where a window teaches."""
-        return None if self._learner.is_learning else self._measure(rows)
+        """Return what uses gradients as they come, None where a window teaches or is checked."""
+        if self._learner.is_learning or self._must_check():
+            return None
+        return self._measure(rows)
 
     def _measure(self, rows: BatchRows) -> Measurement:
-        rest, is_checked = self._rest(rows), self._must_check()
-        parts = [part for part in rows.present() if is_checked or part != rest]
-        slots = rows.slots(parts, self._place_then[0])
-        return self._learner.measurement(slots, is_checked=is_checked)
+        rest = self._rest(rows)
+        parts = [part for part in rows.present() if part != rest]
+        return self._learner.measurement(rows.slots(parts, self._place_then[0]))
 
     def _must_check(self) -> bool:
         return self._learner.must_check(is_first_window=self._pending is None)

@@ -121,23 +121,24 @@ class Learner:
         """Say whether a window is to be checked: the first of a step, when `check` asks for it."""
         return is_first_window and (self._check is True or self.is_unchecked)
 
-    def check(self, sums: Sums, calls: Sequence[Call], names: Sequence[str]) -> Sums:
-        """Return the sums over every part, put right where they do not add up to the gradient.
+    def check(self, slots: Slots, calls: Sequence[Call], names: Sequence[str]) -> None:
+        """Change the plan where what the rows of every part cause is not the gradient in sum.
 
-        Either rows were missed, or there is a penalty.
+        Either rows were missed, or there is a penalty. What is worked out for this is not used for
+        the step: it would differ in the last bit from a step that is not checked, and so would a
+        run that was resumed, which checks its first step.
         """
         self._warn_of_batch_norm()
         grads = self._grads(names)
-        sums = self._put_right(sums, calls, grads)
+        self._put_right(slots, calls, grads)
         # One part alone cannot be wrong, and where nothing is finite nothing was compared.
-        self.is_unchecked = len(sums.slots.parts) < 2 or not is_finite(grads.values())
+        self.is_unchecked = len(slots.parts) < 2 or not is_finite(grads.values())
         if not self.is_learning:  # else what is new is yet to come again
             self._record_what_is_needed()
-        return sums
 
-    def measurement(self, slots: Slots, *, is_checked: bool) -> Measurement:
-        """Return what measures the rows of these slots; for a check those of every part."""
-        return Measurement(self._plan, self._owners, slots, keep_outermost=is_checked)
+    def measurement(self, slots: Slots) -> Measurement:
+        """Return what measures the rows of these slots."""
+        return Measurement(self._plan, self._owners, slots)
 
     def _warn_of_batch_norm(self) -> None:
         if not self._warned_of_batch_norm:
@@ -161,21 +162,22 @@ class Learner:
         details.update(dict.fromkeys(replayed, "replay"))
         self._recorder.hook(details, self._plan.outermost)
 
-    def _put_right(self, sums: Sums, calls: Sequence[Call], grads: Mapping[str, Tensor]) -> Sums:
+    def _put_right(self, slots: Slots, calls: Sequence[Call], grads: Mapping[str, Tensor]) -> None:
         error = tolerance(calls)
+        sums = self._sums(self._plan, calls, slots, grads)
         missing = differing(grads, sums, error)
         if not missing:
-            return sums
+            return
         grads = {name: grads[name] for name in missing}
         # The outputs of the outermost modules know all that rows can cause.
         plan = self._plan.copy()
         for name in missing:
             plan.hand_over(name, [], calls)
-        _find_alone(plan, calls, sums.slots.n_rows)
-        again = self._sums(plan, calls, sums.slots, grads)
+        _find_alone(plan, calls, slots.n_rows)
+        again = self._sums(plan, calls, slots, grads)
         if differing(grads, again, error):
             plan.run_together()  # a backward pass may depend on others
-            again = self._sums(plan, calls, sums.slots, grads)
+            again = self._sums(plan, calls, slots, grads)
         found = {name: again.get(name) for name in missing}
         # Not the other way around: what is not finite has no difference to anything.
         right = {n: grads[n] * 0 if x is None else x.sum(0) for n, x in found.items()}
@@ -190,7 +192,6 @@ class Learner:
             if not self.has_penalty:
                 warn_of_penalty(penalised)
             self.has_penalty = True
-        return sums.with_dense({name: found[name] for name in moved})
 
     def _sums(
         self, plan: Plan, calls: Sequence[Call], slots: Slots, grads: Mapping[str, Tensor]

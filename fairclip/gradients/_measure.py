@@ -1,7 +1,7 @@
 """The group sums of one window, from its calls. Shapes: B rows, S slots."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +25,16 @@ class Measurement:
         plan: How calls are served.
         owners: Which module holds which parameters.
         slots: Whose rows are looked at.
-        keep_outermost: Leave outermost calls as they are until the end, for another look at them.
     """
 
-    def __init__(
-        self, plan: Plan, owners: Owners, slots: Slots, *, keep_outermost: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, owners: Owners, slots: Slots) -> None:
         self._plan = plan
-        self._keep_outermost = keep_outermost
         self._owners = owners
         self._sums = Sums(slots)
 
     def receive(self, call: Call, grad: Tensor) -> bool:
         """Serve a call by its rule when a gradient has come; say whether that was all of it."""
-        if not self._plan.knows(call) or (self._keep_outermost and call.is_outermost):
+        if not self._plan.knows(call):
             return False
         route = self._plan.route(call, self._owners)
         if not route.by_rule or route.by_rerun or route.rule is None:
@@ -50,9 +46,9 @@ class Measurement:
         return True
 
     @torch.no_grad()
-    def finish(self, calls: Iterable[Call], parameters: Mapping[str, nn.Parameter]) -> Sums:
+    def finish(self, calls: Sequence[Call], parameters: Mapping[str, nn.Parameter]) -> Sums:
         """Serve the calls that are left; return what the rows caused in ``parameters``."""
-        for call in calls:
+        for call in reversed(calls):  # as gradients come, so that sums are the same in each bit
             if call.is_served:
                 continue
             route = self._plan.route(call, self._owners)

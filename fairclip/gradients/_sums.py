@@ -72,18 +72,6 @@ class Sums:
                 others.outer.update(dict.fromkeys(rest.names(), rest))
         return others
 
-    def with_dense(self, found: Mapping[str, Tensor | None]) -> "Sums":
-        """Return the same with other sums for some parameters; None where rows cause nothing."""
-        changed = Sums(self.slots, dict(self.dense), dict(self.outer))
-        for outer in self.outers():
-            if not found.keys().isdisjoint(outer.names()):
-                changed._work_out(outer)
-        for name, tensor in found.items():
-            changed.dense.pop(name, None)
-            if tensor is not None:
-                changed.dense[name] = tensor
-        return changed
-
     def get(self, name: str) -> Tensor | None:
         """Return the sums of one parameter, worked out; None where rows cause nothing."""
         if outer := self.outer.get(name):

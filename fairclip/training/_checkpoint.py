@@ -193,11 +193,14 @@ class Checkpoint:
                 ) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"{self._path} is no checkpoint of fairclip: choose another path.")
-        if content["version"] != _VERSION:
+        if (version := content.get("version")) != _VERSION:
             raise ValueError(
-                f"{self._path} has version {content['version']!r}, this fairclip reads {_VERSION}: "
-                "resume with the fairclip that saved it, or choose another path."
+                f"{self._path} has version {version!r}, this fairclip reads {_VERSION}: resume "
+                "with the fairclip that saved it, or choose another path."
             )
+        layout = {"step": int, "kinds": dict, "states": dict}
+        if any(type(content.get(name)) is not kind for name, kind in layout.items()):
+            raise ValueError(f"{self._path} is no checkpoint of fairclip: choose another path.")
         return content
 
     def _check_kinds(self, saved: dict[str, str]) -> None:

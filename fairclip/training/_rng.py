@@ -39,7 +39,7 @@ class GlobalGenerators:
                 f"The checkpoint holds the random numbers of {len(state['cuda'])} CUDA devices, "
                 f"here are {n_here}: what draws on the others goes on with other numbers.",
                 FairclipWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
 
 

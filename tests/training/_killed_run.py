@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # each life would import it, when it makes an optimizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-import fairclip
+from fairclip import Checkpoint, FairClipper, GroupBatchSampler, with_groups
 from fairclip.clipping import Percentile
 from tests.integrations.adult import codes, dataset, encoder
 
-N_STEPS = 200
+N_STEPS = 240
 N_KILLS = 20
 SAVE_EVERY = 2
-CHECKPOINT = "run.pt"
-PARTIAL = ".run.pt.partial"
+DIE_AT = (6, 11, 16)  # the lives that end in the middle of writing, before and after replacing
 
 
 def train(folder: Path, before_step: Callable[[int], None]) -> None:
@@ -41,9 +41,9 @@ def train(folder: Path, before_step: Callable[[int], None]) -> None:
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.5)
-    clipper = fairclip.FairClipper(model, clip=Percentile(50, window=40), encoder=encoder)
-    sampler = fairclip.GroupBatchSampler(codes, batch_size=64)
-    rows = fairclip.with_groups(dataset, codes)
+    clipper = FairClipper(model, clip=Percentile(50, window=40), encoder=encoder)
+    sampler = GroupBatchSampler(codes, batch_size=64)
+    rows = with_groups(dataset, codes)
     loader = DataLoader(rows, batch_sampler=sampler, generator=torch.Generator())
     parts: dict[str, Any] = {
         "model": model,
@@ -52,7 +52,7 @@ def train(folder: Path, before_step: Callable[[int], None]) -> None:
         "clipper": clipper,
         "sampler": sampler,
     }
-    checkpoint = fairclip.Checkpoint(folder / CHECKPOINT, **parts)
+    checkpoint = Checkpoint(folder / "run.pt", **parts)
     step = checkpoint.load()
     while step < N_STEPS:
         for inputs, targets, groups in loader:
@@ -143,13 +143,14 @@ def follow(signs: socket.socket, n_steps: int) -> int:
 def run_killed(folder: Path) -> list[dict[str, Any]]:
     """Kill the run again and again; the last life ends by itself."""
     rng = np.random.default_rng(0)
-    prepared = {6: die_in_the_middle_of_writing, 11: die_before_replacing, 16: die_after_replacing}
+    deaths = (die_in_the_middle_of_writing, die_before_replacing, die_after_replacing)
+    prepared = dict(zip(DIE_AT, deaths, strict=True))
     lives = []
     for life in range(N_KILLS + 1):
         prepare = prepared.get(life)
         is_free = prepare is not None or life == N_KILLS
         pid, signs = live(folder, prepare)
-        step = follow(signs, N_STEPS + 1 if is_free else int(rng.integers(1, 10)))
+        step = follow(signs, N_STEPS + 1 if is_free else int(rng.integers(2, 20)))
         if not is_free:  # somewhere in that step, or in the writing after it
             time.sleep(rng.uniform(0, 0.01))
             os.kill(pid, signal.SIGKILL)
