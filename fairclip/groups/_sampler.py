@@ -112,8 +112,9 @@ class GroupBatchSampler(Sampler[list[int]]):
     def state_dict(self) -> dict[str, Any]:
         """Return the position, to go on from with the next batch, in the middle of an epoch too.
 
-        A DataLoader with workers draws batches ahead of the training loop: set ``"n_drawn"`` to
-        the number of batches that the loop has finished in this epoch.
+        A DataLoader with workers draws batches ahead of the training loop, and near the end of an
+        epoch begins the next: set ``"epoch"`` and ``"n_drawn"`` to where the loop is. After n
+        batches of epochs that were drawn to their ends that is ``divmod(n, len(sampler))``.
         """
         return {**self._settings(), "epoch": self._epoch, "n_drawn": self._n_drawn}
 

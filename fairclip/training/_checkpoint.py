@@ -43,7 +43,8 @@ class Checkpoint:
 
     Give a ``DataLoader`` a ``generator`` of its own, as in the example. Without, each ``iter()`` of
     it draws from torch's global one; a run that resumes in the middle of an epoch draws once more,
-    and all later dropout masks are others.
+    and all later dropout masks are others. Count steps, as there: of the epoch to go on with there
+    may be no batch left.
 
     ``DataLoader(num_workers=0)``, the default, needs no more than that. Workers draw batches ahead
     of the loop, and the sampler is ahead with them. Then, where each step takes one batch, set it
@@ -96,7 +97,8 @@ class Checkpoint:
         ...                 break
         ...     return model
         >>> whole = train("whole.pt", n_steps=12)
-        >>> part, resumed = train("resumed.pt", n_steps=8), train("resumed.pt", n_steps=12)
+        >>> part = train("resumed.pt", n_steps=8)  # in the second epoch
+        >>> resumed = train("resumed.pt", n_steps=12)
         >>> all(map(torch.equal, resumed.parameters(), whole.parameters()))
         True
     """
