@@ -129,7 +129,7 @@ class Checkpoint:
             TypeError: If ``step`` is no whole number, or a part's state holds what could not be
                 loaded again without running code. The checkpoint before stays.
         """
-        content = {
+        content: dict[str, Any] = {
             "format": _FORMAT,
             "version": _VERSION,
             "step": operator.index(step),

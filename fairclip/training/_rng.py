@@ -16,7 +16,8 @@ class GlobalGenerators:
 
     def state_dict(self) -> dict[str, Any]:
         """Return their states, in types that torch loads without running code."""
-        _, key, *rest = np.random.get_state()  # noqa: NPY002
+        legacy: Any = np.random.get_state()  # noqa: NPY002
+        _, key, *rest = legacy
         return {
             "python": random.getstate(),
             "numpy": (torch.tensor(key.astype(np.int64)), *rest),

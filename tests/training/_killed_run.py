@@ -88,7 +88,7 @@ def die_in_the_middle_of_writing() -> None:
         file.flush()
         die()
 
-    torch.save = write_half
+    torch.save = write_half  # type: ignore[assignment]
 
 
 def die_before_replacing() -> None:
@@ -104,7 +104,7 @@ def die_after_replacing() -> None:
         replace(*paths)
         die()
 
-    os.replace = replace_and_die
+    os.replace = replace_and_die  # type: ignore[assignment]
 
 
 def live(folder: Path, prepare: Callable[[], None] | None = None) -> tuple[int, socket.socket]:

@@ -358,7 +358,7 @@ def test_other_parts_are_refused(path: Path) -> None:
 
 def test_what_is_no_part_is_refused(path: Path) -> None:
     with pytest.raises(TypeError, match=r"`scaler` must have `state_dict`.*got NoneType"):
-        Checkpoint(path, scaler=None)
+        Checkpoint(path, scaler=None)  # type: ignore[arg-type]
 
 
 def test_a_step_that_is_no_number_is_refused(path: Path) -> None:
