@@ -156,8 +156,7 @@ def test_the_page_is_quiet_offline_and_fits(
     page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1400, "dark")])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(
     browser: Browser, folders: dict[str, Path], name: str, width: int, scheme: Any
