@@ -1,5 +1,6 @@
 """One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
@@ -17,6 +18,7 @@ from fairclip.clipper._exact import cap_
 from fairclip.clipper._groups import begin_cap
 from fairclip.clipper._lagged import LaggedCap, check_can_lag
 from fairclip.clipping import Mode
+from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import (
     GradientEngine,
     GroupGradients,
@@ -302,12 +304,17 @@ class FairClipper:
             self._end_weighed()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs to go on bit for bit.
+        """Return all that a resumed run needs to go on bit for bit from the last finished step.
 
-        Raises:
-            RuntimeError: If a step is under way: what its windows measured would be lost.
+        Of a step that is under way nothing is in it, as nothing of ``.grad`` is in other states; a
+        FairclipWarning says so.
         """
-        self._check_idle()
+        if self._weighed is not None or self._engine.is_in_step:
+            warnings.warn(
+                "A step is under way: its windows are not in the state. Save after `clip_grad_()`.",
+                FairclipWarning,
+                stacklevel=2,
+            )
         clip = self._ending.state
         return {
             "version": _VERSION,
@@ -323,8 +330,11 @@ class FairClipper:
         """Take over what `state_dict` returned.
 
         Raises:
+            RuntimeError: If a step is under way.
             ValueError: If it is of another version, of other groups or of other stages.
         """
+        self._check_not_weighed()
+        self._engine.check_idle()
         if state.get("version") != _VERSION:
             raise ValueError(
                 f"The state has version {state.get('version')!r}; this fairclip reads {_VERSION}."
@@ -353,11 +363,6 @@ class FairClipper:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
-
-    def _check_idle(self) -> None:
-        """Raise in the middle of a step."""
-        self._check_not_weighed()
-        self._engine.check_idle()
 
     def _check_not_weighed(self) -> None:
         """Raise in a step that `weigh` began."""

@@ -212,9 +212,14 @@ class GradientEngine:
         losses.mean().backward()
         self._add(sums, rows, rest=self._n_groups)
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a window is open, or one has not been collected."""
+        return self._watching or self._pending is not None
+
     def check_idle(self) -> None:
         """Raise in the middle of a step."""
-        if self._watching or self._pending is not None:
+        if self.is_in_step:
             raise RuntimeError("A step is under way: call `clip_grad_()` first.")
 
     def check_finished(self) -> None:

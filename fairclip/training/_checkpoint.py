@@ -121,11 +121,13 @@ class Checkpoint:
     def save(self, step: int) -> None:
         """Write all parts in the place of the checkpoint before.
 
+        To be called between two steps: of one that is under way, as of ``.grad``, nothing is saved,
+        with a FairclipWarning.
+
         Args:
             step: What `load` is to return, such as the number of steps done.
 
         Raises:
-            RuntimeError: If the clipper is in the middle of a step.
             TypeError: If ``step`` is no whole number, or a part's state holds what could not be
                 loaded again without running code. The checkpoint before stays.
         """
