@@ -499,6 +499,60 @@ def test_steps_with_very_many_numbers_are_fewer(most: int) -> None:
     assert frame["step"].tolist() == kept_steps(1200, most // n_numbers)
 
 
+# ------------------------------------------------------------------------------- the last step
+
+
+def of_row(frame: pd.DataFrame) -> dict[str, float]:
+    """What `latest` is to return: the last row's numbers."""
+    row = frame.drop(columns=["step", "first_nonfinite"]).iloc[-1]
+    return {name: float(x) for name, x in row.items() if not math.isnan(x)}
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("layers", [None, LAYERS])
+@pytest.mark.parametrize("n_steps", [1, 40, 256, 300])
+def test_the_latest_numbers_are_the_last_row(
+    n_steps: int, layers: tuple[str, ...] | None, device: str | None
+) -> None:
+    trace, twin = Trace(NAMES, capacity=7), Trace(NAMES, capacity=7)
+    for step in range(n_steps):
+        one = record(step, layers=layers, clip=clip_record() if step % 2 else None, device=device)
+        twin.append(one)
+        trace.append(one)
+        latest = trace.latest()
+        if step % 37 == 0 or step == n_steps - 1:
+            assert latest == of_row(twin.to_frame())
+    same_state(trace, twin)  # it disturbs nothing
+
+
+@pytest.mark.parametrize("n_steps", [1, 256, 300])
+def test_the_latest_numbers_hold_what_was_amended_and_survive_resuming(n_steps: int) -> None:
+    trace = Trace(NAMES, capacity=7)
+    for step in range(n_steps):
+        trace.append(record(step))
+        trace.amend(replace(stage("Update", float(step)), ratio=torch.tensor(step / 2)))
+    resumed = pickle.loads(pickle.dumps(trace))
+    for each in (trace, resumed):
+        assert each.latest()["update_ratio"] == (n_steps - 1) / 2
+        assert each.latest() == of_row(trace.to_frame())
+
+
+def test_the_latest_numbers_without_groups_and_before_the_first_step() -> None:
+    trace = Trace()
+    assert trace.latest() == Trace(NAMES).latest() == {}
+    trace.append(stage("Norm", 1.0, scopes=("a", "b")))
+    trace.append(replace(stage("Norm", 2.0), cosine=None))
+    assert trace.latest() == of_row(trace.to_frame())
+    assert "cosine[Norm]" not in trace.latest()
+
+
+def test_the_parameter_that_was_not_finite_is_no_number() -> None:
+    trace = Trace()
+    trace.append(replace(stage("Norm", 1.0), first_nonfinite=torch.tensor(0), parameters=("a",)))
+    assert trace.latest()["nonfinite"] == 1
+    assert "first_nonfinite" not in trace.latest()
+
+
 # --------------------------------------------------------------------------- which steps are kept
 
 

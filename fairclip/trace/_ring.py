@@ -78,6 +78,15 @@ class Ring:
         chunks = self._chunks or [torch.empty(0, 0, dtype=torch.float64)]
         return [*self._older, *recent], torch.cat(chunks)[slots]
 
+    def last(self) -> Tensor:
+        """Return the row that was appended last, an empty one before the first."""
+        if not self._ring:
+            return torch.empty(0, dtype=torch.float64)
+        if self._device is not None:
+            torch.cuda.synchronize(self._device)
+        slot = self._ring[(self.n_steps - 1) % self.capacity]
+        return self._chunks[slot // _CHUNK][slot % _CHUNK]
+
     def restore(self, n_steps: int, every: int, steps: list[int], rows: Tensor) -> None:
         """Hold what `read` returned, in the place of the rows so far."""
         self.n_steps, self.every = n_steps, every

@@ -218,6 +218,19 @@ class Trace:
         kinds = dict.fromkeys(["step", *counts], "int64") | dict.fromkeys(flags, "bool")
         return frame.astype(kinds)
 
+    def latest(self) -> dict[str, float]:
+        """Return the numbers of the last step by their columns in `to_frame`; waits for the device.
+
+        Those that it has, without NaN; a flag is 0 or 1. ``step`` and ``first_nonfinite``, a name,
+        are not among them. Empty before the first step.
+        """
+        columns, row = self._columns, self._rows.last()
+        if self._last is not None:
+            columns, rows = flatten([self._last], self.names, {})
+            row = rows[0]
+        numbers = zip(columns, row.tolist(), strict=True)
+        return {name: x for name, x in numbers if name != "first_nonfinite" and x == x}
+
     def acted(self) -> Acted:
         """Return how often each stage acted: a factor of a present group other than 1, a clip.
 
