@@ -19,6 +19,8 @@ def _modules() -> list[str]:
     return sorted({"fairclip", "fairclip.metrics"} | names - {"fairclip.__main__"})
 
 
+# MLflow's tables are declared with a loader that SQLAlchemy gives up.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 @pytest.mark.parametrize("name", _modules())
 def test_examples(name: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(str(tmp_path))  # an example may write files

@@ -256,6 +256,45 @@ class FairClipper:
             self._end_weighed()
             raise
 
+    def gradients_by_group(
+        self, scaler: torch.amp.GradScaler | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return what each group caused in this step, between the backward pass and `clip_grad_`.
+
+        For histograms and the like: it copies K gradients of the model. What `clip_grad_` does
+        afterwards is the same as without it, bit for bit.
+
+        Args:
+            scaler: The loss scaler, if the loss was scaled and it has not unscaled yet, which it
+                does in `clip_grad_`: the tensors are of the loss as it was.
+
+        Returns:
+            By the group's name and then the parameter's, tensors like ``.grad``, to which they add
+            up. A group without rows is not in it. ``"unknown"`` is what rows of no known group and
+            no row caused; it is there if there are such rows, or if it was got by subtraction.
+
+        Raises:
+            RuntimeError: If no backward pass came before, the step was begun with `weigh`, which
+                holds no such tensors, or as in `clip_grad_`.
+
+        Example:
+            >>> import torch, fairclip
+            >>> model = torch.nn.Linear(3, 1)
+            >>> clipper = fairclip.FairClipper(model, group_counts=[60, 40])
+            >>> with clipper.watch([0, 0, 0, 1]):
+            ...     model(torch.randn(4, 3)).mean().backward()
+            >>> gradients = clipper.gradients_by_group()
+            >>> gradients["0"]["bias"], gradients["1"]["bias"]
+            (tensor([0.7500]), tensor([0.2500]))
+        """
+        self._check_not_weighed()
+        parts = self._engine.parts("gradients_by_group")
+        if scaler is not None:
+            scale = 1 / scaler.scale(torch.ones((), device=self._engine.device))
+            for gradients in parts.values():
+                torch._foreach_mul_(list(gradients.values()), scale)
+        return {[*self._names, "unknown"][part]: gradients for part, gradients in parts.items()}
+
     def clip_grad_(
         self,
         scaler: torch.amp.GradScaler | None = None,

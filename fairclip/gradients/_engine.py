@@ -222,13 +222,13 @@ class GradientEngine:
         if self.is_in_step:
             raise RuntimeError("A step is under way: call `clip_grad_()` first.")
 
-    def check_finished(self) -> None:
+    def check_finished(self, caller: str = "clip_grad_") -> None:
         """Raise where there is no window to end the step with, or ``.grad`` is not its own."""
         if self._watching:
-            raise RuntimeError("Leave `watch` before `clip_grad_()`.")
+            raise RuntimeError(f"Leave `watch` before `{caller}()`.")
         if self._pending is None:
             raise RuntimeError(
-                "`clip_grad_()` needs a forward and backward pass inside `watch(groups)` first, or "
+                f"`{caller}()` needs a forward and backward pass inside `watch(groups)` first, or "
                 "one of what `weigh(losses, groups)` returns."
             )
         self.check_not_stepped()
@@ -259,6 +259,13 @@ class GradientEngine:
     def unchanged(self) -> bool:
         """Say whether ``.grad`` is as the last window left it."""
         return self._ledger.unchanged()
+
+    def parts(self, caller: str) -> dict[int, dict[str, Tensor]]:
+        """Return copies of the contributions so far, by part and parameter; the step goes on."""
+        self.check_finished(caller)
+        assert self._pending is not None
+        with torch.no_grad(), without_autocast(self._place_then[0]):
+            return self._pending.parts(self._parameters)
 
     def collect(self, *, by_layer: bool = False, scale: Tensor | None = None) -> GroupGradients:
         """End the step: return the contributions of all windows since the last one.

@@ -36,6 +36,22 @@ class Pending:
         self._counts = [0] * self.rest + [sum(self._counts) + n_rows]
         self._sums = None
 
+    def parts(self, parameters: Mapping[str, nn.Parameter]) -> dict[int, dict[str, Tensor]]:
+        """Return copies of what each part with rows, and the rest, caused, by parameter."""
+        held = () if self._sums is None else self._sums.slots.parts
+        parts: dict[int, dict[str, Tensor]] = {part: {} for part in sorted((*held, self.rest))}
+        for name, parameter in parameters.items():
+            if parameter.grad is None:
+                continue
+            rest = parameter.grad.clone()
+            sums = None if self._sums is None else self._sums.get(name)
+            for slot, part in enumerate(held):
+                own = rest.new_zeros(rest.shape) if sums is None else sums[slot].to(rest, copy=True)
+                parts[part][name] = own
+                rest -= own
+            parts[self.rest][name] = rest
+        return parts
+
     def gradients(
         self, parameters: Mapping[str, nn.Parameter], *, by_layer: bool, scale: Tensor | None
     ) -> GroupGradients:

@@ -4,7 +4,9 @@ A `StepRecord` holds one step's numbers, (K,) by group or (L, K) by layer and gr
 them on the host, in bounded memory and without waiting for the device.
 """
 
+from fairclip.trace._json_lines import JsonLines
+from fairclip.trace._log import LogHandle
 from fairclip.trace._record import RawStep, StepRecord
 from fairclip.trace._trace import Acted, Trace, changed
 
-__all__ = ["RawStep", "StepRecord", "Trace", "Acted", "changed"]  # noqa: RUF022 - in data-flow order
+__all__ = ["RawStep", "StepRecord", "Trace", "Acted", "changed", "LogHandle", "JsonLines"]  # noqa: RUF022 - in data-flow order

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fairclip.clipping import ClipRecord
+from fairclip.trace._log import Log, LogHandle
 from fairclip.trace._record import StepRecord
 from fairclip.trace._ring import Ring
 from fairclip.trace._row import Step, flatten, group_columns
@@ -87,6 +88,7 @@ class Trace:
         self._waiting: list[Step] = []
         self._last: Step | None = None
         self._optimizer: weakref.ref[Any] | None = None
+        self._logs: list[LogHandle] = []
 
     def __len__(self) -> int:
         """Return the number of kept steps."""
@@ -111,10 +113,20 @@ class Trace:
         self._begin(Step(record))
 
     def _begin(self, step: Step) -> None:
+        self._finish()
         self._last = step
         self._waiting.append(step)
+        for log in self._logs:
+            log.begin(self._rows.n_steps + len(self._waiting) - 1)
         if len(self._waiting) == _AT_ONCE:
             self._flush(keep=1)
+        if self._optimizer is None:
+            self._finish()  # nothing is attached that would amend it
+
+    def _finish(self) -> None:
+        """Give the last step to the loggers that have not seen it."""
+        for log in [*self._logs]:
+            log.finish()
 
     def follow(self, optimizer: object) -> None:
         """Keep the steps of this optimizer; `attach` calls it.
@@ -231,6 +243,41 @@ class Trace:
         numbers = zip(columns, row.tolist(), strict=True)
         return {name: x for name, x in numbers if name != "first_nonfinite" and x == x}
 
+    def log_to(self, log: Log, every: int = 50) -> LogHandle:
+        """Call ``log(numbers, step)`` with what `latest` returns, from now on.
+
+        A step is logged at its end; where a mode that is attached to an optimizer may still add to
+        it (``attach(optimizer, trace=...)``), when the next one begins or the logger is removed.
+        Only steps that are logged wait for the device. Loggers are not saved with the trace: add
+        them to the new one of a resumed run, which goes on counting.
+
+        Args:
+            log: Any callable: ``run.log`` of a W&B run, a :class:`fairclip.trace.JsonLines`, or one
+                of `fairclip.integrations`. What it raises comes out of the step.
+            every: Steps 0, ``every``, 2 ``every``, ... are logged.
+
+        Returns:
+            A handle with ``remove()``, also a context manager that removes the logger at its end.
+
+        Raises:
+            TypeError: If ``log`` cannot be called.
+            ValueError: If ``every`` is not a positive integer.
+
+        Example:
+            >>> import torch, fairclip
+            >>> model = torch.nn.Linear(3, 1)
+            >>> clipper = fairclip.FairClipper(model, group_counts=[60, 40])
+            >>> with clipper.trace.log_to(lambda numbers, step: print(step, numbers["n[1]"]), 2):
+            ...     for _ in range(4):
+            ...         with clipper.watch([0, 0, 0, 1]):
+            ...             model(torch.randn(4, 3)).square().mean().backward()
+            ...         record = clipper.clip_grad_()
+            ...         model.zero_grad()
+            0 1.0
+            2 1.0
+        """
+        return LogHandle(log, every, self.latest, self._logs)
+
     def acted(self) -> Acted:
         """Return how often each stage acted: a factor of a present group other than 1, a clip.
 
@@ -283,6 +330,7 @@ class Trace:
         for name, value in expected.items():
             if state[name] != value:
                 raise ValueError(f"`{name}` must be {value} as in this trace, got {state[name]}.")
+        self._finish()
         self._layers = state["layers"]
         self._parameters = {name: code for code, name in enumerate(state["parameters"])}
         self._columns, self._waiting, self._last = [*state["columns"]], [], None
