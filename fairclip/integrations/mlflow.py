@@ -9,7 +9,7 @@ __all__ = ["Metrics"]
 
 mlflow = require("mlflow", "mlflow")
 
-_LONGEST = 100  # characters of a part of a name: MLflow takes 250 in all
+_LONGEST = 200  # characters: MLflow takes 250
 
 
 class Metrics:
@@ -37,7 +37,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._takers: dict[str, str] = {}  # whose part of a name each is
+        self._takers: dict[str, str] = {}  # what each name, or part of one, stands for
 
     def __call__(self, numbers: dict[str, float], step: int) -> None:
         """Log the numbers of a step to the active run."""
@@ -46,11 +46,12 @@ class Metrics:
     def _name(self, column: str) -> str:
         # Part by part: "n[...]" of all groups comes first in every step, whoever is absent, so that
         # a resumed run gives the same names.
-        what, *places = re.split(r"\]?\[", column.removesuffix("]"))
-        return "/".join(["fairclip", what, *map(self._part, places)])
+        parts = re.split(r"\]?\[", column.removesuffix("]"))
+        allowed = (re.sub(r"[^\w.-]+", "_", part).strip("_.") or "_" for part in parts)
+        own = map(self._own, allowed, parts)
+        return self._own("/".join(["fairclip", *own]), column)
 
-    def _part(self, text: str) -> str:
-        plain = re.sub(r"[^\w.-]+", "_", text).strip("_.") or "_"
-        if len(plain) <= _LONGEST and self._takers.setdefault(plain, text) == text:
-            return plain
-        return f"{plain[:_LONGEST]}_{zlib.crc32(text.encode()):08x}"
+    def _own(self, name: str, text: str) -> str:
+        if len(name) <= _LONGEST and self._takers.setdefault(name, text) == text:
+            return name
+        return f"{name[:_LONGEST]}_{zlib.crc32(text.encode()):08x}"

@@ -67,13 +67,12 @@ class JsonLines:
         self.close()
 
     def _mend(self) -> None:
-        """Cut off what is not a whole line."""
+        """Cut off a last line that is not whole."""
         self._file.seek(0)
-        end, tail = 0, b""
-        for line in self._file:
-            end, tail = (end + len(line), b"") if line.endswith(b"\n") else (end, line)
-        if not tail:
-            return
-        if not (tail.startswith(_START) or _START.startswith(tail)):
+        end, last = 0, b""
+        for last in self._file:
+            end += len(last)
+        if not (last.startswith(_START) or _START.startswith(last)):
             raise ValueError(f"`path` must hold lines of JSON, got {self._file.name}.")
-        self._file.truncate(end)
+        if not last.endswith(b"\n"):
+            self._file.truncate(end - len(last))
