@@ -505,7 +505,7 @@ def test_steps_with_very_many_numbers_are_fewer(most: int) -> None:
 def of_row(frame: pd.DataFrame) -> dict[str, float]:
     """What `latest` is to return: the last row's numbers."""
     row = frame.drop(columns=["step", "first_nonfinite"]).iloc[-1]
-    return {name: float(x) for name, x in row.items() if not math.isnan(x)}
+    return {str(name): float(x) for name, x in row.items() if not math.isnan(x)}
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -54,7 +55,7 @@ def rows_of(trace: Trace) -> dict[int, dict[str, float]]:
     """Every kept step's numbers, by the frame."""
     frame = trace.to_frame().drop(columns="first_nonfinite").set_index("step")
     return {
-        int(str(step)): {name: float(x) for name, x in row.items() if not math.isnan(x)}
+        int(str(step)): {str(name): float(x) for name, x in row.items() if not math.isnan(x)}
         for step, row in frame.astype(float).to_dict("index").items()
     }
 
@@ -130,12 +131,12 @@ def test_a_logger_is_not_copied_or_saved(copied: Callable[[Trace], Trace]) -> No
 
 def test_only_logged_steps_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """To read one waits for the device."""
-    latest, n_read = Trace.latest, []
-    monkeypatch.setattr(Trace, "latest", lambda trace: n_read.append(1) or latest(trace))
+    latest = Mock(side_effect=Trace.latest)
+    monkeypatch.setattr(Trace, "latest", lambda trace: latest(trace))
     training = Training(amended=True)
     with training.trace.log_to(collector()[1], every=4):
         training.run(9)
-    assert len(n_read) == 3
+    assert latest.call_count == 3
 
 
 @pytest.mark.gpu

@@ -46,7 +46,7 @@ def test_the_store_holds_each_number_of_each_logged_step(client: MlflowClient) -
     found = history(client, run.info.run_id)
     assert len(found) == len(logged.columns)
     for column in logged:
-        name = "fairclip/" + column.replace("[", "/").replace("]", "")
+        name = "fairclip/" + str(column).replace("[", "/").replace("]", "")
         assert found[name] == logged[column].dropna().to_dict()
 
 

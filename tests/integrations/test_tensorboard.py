@@ -6,7 +6,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
