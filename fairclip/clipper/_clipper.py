@@ -13,7 +13,7 @@ from fairclip._arrays import Array
 from fairclip._optimizers import torch_optimizer
 from fairclip.capping import NormCap
 from fairclip.clipper._codes import Codes, as_codes
-from fairclip.clipper._ending import Ending, is_unscaled, raise_if_nonfinite
+from fairclip.clipper._ending import Ending, has_unscaled, is_unscaled, raise_if_nonfinite
 from fairclip.clipper._exact import cap_
 from fairclip.clipper._groups import begin_cap
 from fairclip.clipper._lagged import LaggedCap, check_can_lag
@@ -275,7 +275,7 @@ class FairClipper:
 
         Raises:
             RuntimeError: If no backward pass came before, the step was begun with `weigh`, which
-                holds no such tensors, or as in `clip_grad_`.
+                holds no such tensors, the scaler has unscaled, or as in `clip_grad_`.
 
         Example:
             >>> import torch, fairclip
@@ -288,6 +288,8 @@ class FairClipper:
             (tensor([0.7500]), tensor([0.2500]))
         """
         self._check_not_weighed()
+        if scaler is not None and has_unscaled(scaler):
+            raise RuntimeError("`scaler` has unscaled: call `gradients_by_group` before it does.")
         parts = self._engine.parts("gradients_by_group")
         if scaler is not None:
             scale = 1 / scaler.scale(torch.ones((), device=self._engine.device))

@@ -137,6 +137,14 @@ def is_unscaled(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
     return state is OptState.UNSCALED
 
 
+def has_unscaled(scaler: torch.amp.GradScaler) -> bool:
+    """Say whether any optimizer's gradients were unscaled since the scaler's last update."""
+    if not scaler.is_enabled():
+        return False
+    states: Any = scaler._per_optimizer_states.values()
+    return any(state["stage"] is OptState.UNSCALED for state in states)
+
+
 def raise_if_nonfinite(gramian: Array, gradients: GroupGradients, names: Sequence[str]) -> None:
     """Raise where a part of the gradient (L, K + 1, K + 1) is not finite; waits for the device."""
     finite = torch.as_tensor(norms_of(gramian)).isfinite()  # (L, K + 1)

@@ -96,7 +96,7 @@ class Trace:
         return len(self._rows)
 
     def append(self, record: StepRecord | ClipRecord) -> None:
-        """Begin a step, without waiting for the device.
+        """Begin a step, without waiting for the device unless it is logged.
 
         With groups, a clip's own record belongs to the step that was begun last.
 

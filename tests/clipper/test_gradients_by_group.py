@@ -172,6 +172,19 @@ def test_a_scaled_loss() -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=0)
 
 
+def test_a_scaler_that_is_off_or_has_unscaled() -> None:
+    model = mlp()
+    clipper = FairClipper(model, group_counts=COUNTS, check=False)
+    backward(clipper, model, make_batches(1)[0])
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    same(clipper.gradients_by_group(off), clipper.gradients_by_group(), tolerance=0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    scaler.scale(torch.ones(()))
+    scaler.unscale_(torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(RuntimeError, match="`scaler` has unscaled"):
+        clipper.gradients_by_group(scaler)
+
+
 def test_it_says_where_there_is_nothing_to_tell() -> None:
     model = mlp()
     clipper = FairClipper(model, group_counts=COUNTS)

@@ -110,9 +110,11 @@ def test_a_resumed_run_goes_on_counting(amended: bool) -> None:
     logged, log = collector()
     with resumed.trace.log_to(log, every=2):
         resumed.run(1)
+        first = rows_of(resumed.trace)[0]
         resumed.clipper.load_state_dict(training.clipper.state_dict())
         resumed.run(4)
     assert [step for step, _ in logged] == [0, 4, 6]
+    assert logged[0][1] == first
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda trace: pickle.loads(pickle.dumps(trace))])
