@@ -540,6 +540,9 @@ def test_the_latest_numbers_hold_what_was_amended_and_survive_resuming(n_steps: 
 def test_the_latest_numbers_without_groups_and_before_the_first_step() -> None:
     trace = Trace()
     assert trace.latest() == Trace(NAMES).latest() == {}
+    read = Trace(NAMES)
+    assert read.to_frame().empty
+    assert read.latest() == {}
     trace.append(stage("Norm", 1.0, scopes=("a", "b")))
     trace.append(replace(stage("Norm", 2.0), cosine=None))
     assert trace.latest() == of_row(trace.to_frame())

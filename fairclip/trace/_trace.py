@@ -236,11 +236,11 @@ class Trace:
         Those that it has, without NaN; a flag is 0 or 1. ``step`` and ``first_nonfinite``, a name,
         are not among them. Empty before the first step.
         """
-        columns, row = self._columns, self._rows.last()
+        columns, row = self._columns, self._rows.last()  # empty before the first step
         if self._last is not None:
             columns, rows = flatten([self._last], self.names, {})
             row = rows[0]
-        numbers = zip(columns, row.tolist(), strict=True)
+        numbers = zip(columns, row.tolist(), strict=False)
         return {name: x for name, x in numbers if name != "first_nonfinite" and x == x}
 
     def log_to(self, log: Log, every: int = 50) -> LogHandle:
