@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 FOLDER = Path(__file__).parent / "scripts"
 
@@ -62,7 +62,7 @@ def _gradients() -> Iterator[list[list[Tensor]]]:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         steps.append([p.grad.clone() for p in parameters])
 
-    handle = register_optimizer_step_pre_hook(note)
+    handle = register_optimizer_step_post_hook(note)
     try:
         yield steps
     finally:
