@@ -109,10 +109,10 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        clipper = state.pop("clipper_", None)
         super().__setstate__(state)
-        if "clipper_" in state:
-            del self.clipper_
-            self._make_clipper().load_state_dict(state["clipper_"])
+        if clipper is not None:
+            self._make_clipper().load_state_dict(clipper)
 
     def _make_clipper(self) -> FairClipper:
         if hasattr(self, "clipper_"):

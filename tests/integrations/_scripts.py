@@ -70,6 +70,8 @@ def _gradients() -> Iterator[list[list[Tensor]]]:
 
 
 def _weights(model: Any) -> list[Tensor]:
+    if hasattr(model, "get_weights"):  # Keras, whose kernels are (in, out)
+        return [torch.tensor(weight.value.detach().numpy().T) for weight in model.weights]
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
