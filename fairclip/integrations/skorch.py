@@ -67,6 +67,8 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
         (5,)
     """
 
+    clipper_: FairClipper
+
     def __init__(
         self, *args: Any, clipper: Callable[[nn.Module], FairClipper], **kwargs: Any
     ) -> None:
