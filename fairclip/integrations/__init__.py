@@ -1,8 +1,8 @@
 """fairclip where users already train: one thin module for each library, imported by its full name.
 
-Each module imports its library at most when it is imported itself, and then says which extra
-installs it where it is missing. Plain torch needs no module; its usual variations follow, each held
-against the plain loop that comes first:
+``import fairclip`` loads none of the libraries, and where one is missing its module says which extra
+installs it. Plain torch needs no module; its usual variations follow, each held against the plain
+loop that comes first:
 
     >>> import torch
     >>> from torch import nn

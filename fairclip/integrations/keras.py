@@ -10,24 +10,22 @@ Keras' optimizers     TensorFlow                           here
 ``global_clipnorm=c`` ``tf.clip_by_global_norm(grads, c)`` ``Norm(max_norm=c)``
 ===================== ==================================== ====================================
 
-What Keras and TensorFlow divide by the norm, `Norm` divides by the norm plus 1e-6, as torch does.
-Under an infinite norm the functions of TensorFlow and of torch make NaN, each in its own places;
-here such a step is in the record. An optimizer's own clipping acts after the cap as well, but
-`FairClipper` then knows nothing of it: give it the mode instead.
+What they divide by the norm, `Norm` divides by the norm plus 1e-6, as torch does. An optimizer that
+clips by itself goes on doing so, after the cap; only what `FairClipper` clips is in its records.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from fairclip._extras import require
 from fairclip.clipper import FairClipper
 
-if TYPE_CHECKING:
-    from keras import Model
-else:
-    Model = object  # whoever subclasses has imported keras, and chosen its backend
+# Not Keras' own, which rewrites the bases of its classes when a functional model is made, and whose
+# import takes the backend that is set by then.
+Model: Any = object
 
 __all__ = ["FairClipMixin"]
 
@@ -88,19 +86,16 @@ class FairClipMixin(Model):  # type: ignore[misc]
             ImportError: If Keras runs on another backend than torch.
             ValueError: If the model is not built, or a trainable weight is in none of its layers.
         """
-        import keras
-
+        keras = require("keras", "keras")
         if (backend := keras.backend.backend()) != "torch":
             raise ImportError(
                 f"Keras runs on {backend}, fairclip on torch: set the environment variable "
                 "KERAS_BACKEND=torch before Keras is imported."
             )
         if not self.built:
-            raise ValueError(
-                "The model has no weights yet: call `model.build(input_shape)` before."
-            )
+            raise ValueError("The model has no weights yet: call it on a batch before.")
         # Not the model: `fit` replaces what it holds its weights with, and layers cost less.
-        layers = nn.ModuleList(_layers(self))
+        layers = nn.ModuleList(_layers(self, keras.Model))
         held = {id(parameter) for layer in layers for parameter in layer.parameters()}
         for variable in self.trainable_variables:
             if id(variable.value) not in held:
@@ -117,9 +112,7 @@ class FairClipMixin(Model):  # type: ignore[misc]
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Take a step of ``fit`` or ``train_on_batch``."""
-        from keras.utils import unpack_x_y_sample_weight
-
-        x, y, sample_weight = unpack_x_y_sample_weight(data)
+        x, y, sample_weight = require("keras", "keras").utils.unpack_x_y_sample_weight(data)
         clipper, groups, inputs = self._ready_clipper(), _groups(x), _inputs(x)
         self.zero_grad()
         with clipper.watch(groups):
@@ -151,13 +144,11 @@ class FairClipMixin(Model):  # type: ignore[misc]
         return self.clipper
 
 
-def _layers(model: Any) -> Iterator[Any]:
+def _layers(model: Any, kind: type) -> Iterator[Any]:
     """Yield the layers of a model and of the models in it."""
-    from keras import Model
-
     for layer in model.layers:
-        if isinstance(layer, Model):
-            yield from _layers(layer)
+        if isinstance(layer, kind):
+            yield from _layers(layer, kind)
         else:
             yield layer
 

@@ -1,16 +1,14 @@
 """skorch: groups in ``X``, the step of any of its nets capped and clipped."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
+from fairclip._extras import require
 from fairclip.clipper import FairClipper
 
-if TYPE_CHECKING:
-    from skorch import NeuralNet
-else:
-    NeuralNet = object  # whoever subclasses has imported skorch
+NeuralNet: Any = require("skorch", "skorch").NeuralNet
 
 __all__ = ["FairClipMixin"]
 

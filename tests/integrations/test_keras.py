@@ -113,8 +113,8 @@ def test_the_gradients_are_those_of_the_exact_way(name: str) -> None:
 
 
 def dropping(policy: str = "float32") -> Any:
-    layers = [L.Dense(8, "relu", dtype=policy), L.Dropout(0.5), L.Dense(2)]
-    return FairSequential([keras.Input((4,)), *layers])
+    inner = [keras.Input((4,)), L.Dense(8, "relu", dtype=policy), L.Dropout(0.5)]
+    return FairSequential([keras.Input((4,)), keras.Sequential(inner), L.Dense(2)])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,18 @@ def test_a_second_fit_goes_on_with_the_clipper() -> None:
         model.fit({"x": rows(4), "groups": GROUPS}, TARGETS, batch_size=20, verbose=0)
     assert len(clipper.trace) == 6
     assert model.clipper is clipper
+
+
+def test_accumulation_adds_up_capped_batches() -> None:
+    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
+    model = compiled(table(), optimizer=optimizer)
+    model.make_clipper(NormCap.per_step(0.4), Norm(1.0), group_counts=COUNTS)
+    (kernel, *_), before = model.trainable_weights, weights(model)
+    grads = []
+    for scale in (1.0, 2.0):
+        model.train_on_batch({"x": scale * rows(4), "groups": GROUPS}, TARGETS)
+        grads.append(kernel.value.grad.clone())
+    torch.testing.assert_close(before[0] - weights(model)[0], sum(grads) / 2)
 
 
 def test_a_functional_model_is_wrapped_with_its_weights() -> None:
