@@ -1,7 +1,7 @@
 """Lightning: a callback with which the Trainer's steps are capped."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from torch.optim import Optimizer
@@ -11,10 +11,10 @@ from fairclip.clipper import FairClipper
 
 __all__ = ["FairClipCallback"]
 
-lightning = require("lightning", "lightning")
+Callback: Any = require("lightning", "lightning").Callback
 
 
-class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no types
+class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
     r"""Cap and clip in every step of a ``Trainer``, log what was done, and keep it in checkpoints.
 
     - Automatic optimization: every training batch is watched with the groups in it, those of one
@@ -25,8 +25,8 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
       refused.
     - Manual optimization: open ``with clipper.watch(groups):`` around each forward and
       `manual_backward`, as in a plain loop; ``clip_grad_`` comes in ``optimizer.step()``, with
-      L-BFGS too. Of several optimizers of the clipper's model, the first that steps after a backward
-      pass caps the gradients of all; in 16-mixed the model must have one optimizer.
+      L-BFGS too. Of several optimizers of the clipper's model, the first that steps after a
+      backward pass caps the gradients of all; in 16-mixed the model must have one optimizer.
     - Lagged factors: with ``groups=None`` it opens no window, and `training_step` gives
       ``clipper.weigh(losses, groups).mean()`` to the backward pass.
 
@@ -39,12 +39,14 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
     and no other step does, except for the groups where Lightning has moved them to a GPU: it leaves
     them on the CPU as a NumPy array, which ``on_before_batch_transfer`` can make of them.
 
-    Checkpoints hold the clipper's state, and restore it.
+    Checkpoints hold the clipper's state and restore it. In the middle of an accumulation they are
+    refused.
 
     Args:
         clipper: Over the LightningModule, or the part of it that is to be capped.
         groups: Where the codes are in a batch: a place in a tuple or list, or a key of a mapping,
-            where any place means "groups". None: `training_step` weighs its losses.
+            where any place means "groups". What is there is taken for codes: see that it is not the
+            targets. None: `training_step` weighs its losses.
 
     Raises:
         ValueError: In training, if a batch has no groups, or if a clip is given to both the clipper
@@ -70,8 +72,9 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
         >>> loader = DataLoader(fairclip.with_groups(dataset, [0, 1] * 40), batch_size=40)
         >>> task = Task()
         >>> clipper = fairclip.FairClipper(task, group_counts=[40, 40])
+        >>> callback = FairClipCallback(clipper)
         >>> trainer = lightning.Trainer(
-        ...     max_epochs=1, accelerator="cpu", barebones=True, callbacks=[FairClipCallback(clipper)]
+        ...     max_epochs=1, accelerator="cpu", barebones=True, callbacks=[callback]
         ... )
         >>> trainer.fit(task, loader)
         >>> clipper.trace.to_frame()[["n[0]", "n[1]"]]
@@ -88,7 +91,7 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
         self._is_logged = True  # what the last `clip_grad_` did
         self._logged: tuple[str, ...] = ()
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, *_: Any) -> None:
         """Refuse two clips."""
         if self.clipper.clip is not None and trainer.gradient_clip_val:
             raise ValueError(
@@ -106,14 +109,13 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
         if batch_idx % trainer.accumulate_grad_batches == 0:
             # Lightning itself does so only between the forward and the backward pass.
             pl_module.optimizer_zero_grad(trainer.current_epoch, batch_idx, trainer.optimizers[0])
-            self._leave(failed=True)  # of an epoch that ended in the middle of a step
             self._is_due = False
         if self.groups is not None:
             window = self.clipper.watch(_groups_of(batch, self.groups))
             window.__enter__()
             self._window = window
 
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+    def on_after_backward(self, _: Any, pl_module: Any) -> None:
         """Close the window."""
         is_watched = pl_module.automatic_optimization and self.groups is not None
         if is_watched and self._window is None:
@@ -124,9 +126,7 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
         self._is_due = True
         self._leave(failed=False)
 
-    def on_before_optimizer_step(
-        self, trainer: Any, pl_module: Any, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Any, _: Any, optimizer: Optimizer) -> None:
         """Cap and clip."""
         self._skip()
         if self._is_due and self._holds_any(optimizer):
@@ -134,9 +134,7 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
             self.clipper.clip_grad_(scaler, None if scaler is None else optimizer)
             self._is_due = self._is_logged = False
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """Log."""
         self._skip()
         if not self._is_logged and trainer._logger_connector.should_update_logs:
@@ -147,14 +145,24 @@ class FairClipCallback(lightning.Callback):  # type: ignore[misc]  # it has no t
             pl_module.log_dict(numbers, on_step=True, on_epoch=False)
             self._is_logged, self._logged = True, tuple(numbers)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Leave nothing open where `on_train_batch_start` of the module ended the epoch."""
+        self._leave(failed=True)
+
+    def on_exception(self, *_: Any) -> None:
         """Leave nothing open."""
         self._leave(failed=True)
         self._is_due = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the clipper's state."""
-        return self.clipper.state_dict()
+        try:
+            return self.clipper.state_dict()
+        except RuntimeError as error:
+            raise RuntimeError(
+                "A checkpoint in the middle of an accumulation would lose what it measured: make "
+                "`val_check_interval`, or what else saves, multiples of `accumulate_grad_batches`."
+            ) from error
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the clipper."""
@@ -189,11 +197,9 @@ def _groups_of(batch: Any, place: int | str) -> Any:
     """
     if isinstance(batch, Mapping) and isinstance(place, int):
         place = "groups"
-    try:
-        if isinstance(batch, Mapping | tuple | list):
-            return batch[place]
-    except (LookupError, TypeError):
-        pass
+    if isinstance(batch, Mapping | tuple | list):
+        with suppress(LookupError, TypeError):
+            return batch[place]  # type: ignore[index]  # a wrong type is an error here
     found = list(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
     raise ValueError(
         f"The batch has no groups at {place!r}, it is {found}. Put `fairclip.with_groups(dataset, "

@@ -1,34 +1,34 @@
 import lightning
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fairclip import FairClipper, with_groups
 from fairclip.integrations.lightning import FairClipCallback
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
-model = make_model()
 
-
-class Classifier(lightning.LightningModule):
-    def __init__(self, net):
+class Classifier(lightning.LightningModule):  # type: ignore[misc]  # it has no types
+    def __init__(self) -> None:
         super().__init__()
-        self.net = net
+        self.net = make_model()
 
-    def training_step(self, batch):
+    def training_step(self, batch: list[Tensor]) -> Tensor:
         inputs, targets, _ = batch
         return nn.functional.cross_entropy(self.net(inputs), targets)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+model = Classifier()
+clipper = FairClipper(model, encoder=encoder)
 trainer = lightning.Trainer(
     max_epochs=2,
     accelerator="cpu",
-    gradient_clip_val=1.0,
     logger=False,
     enable_checkpointing=False,
-    callbacks=[FairClipCallback(FairClipper(model, encoder=encoder))],
+    gradient_clip_val=1.0,
+    callbacks=[FairClipCallback(clipper)],
 )
-trainer.fit(Classifier(model), DataLoader(with_groups(dataset, codes), batch_size=256))
+trainer.fit(model, DataLoader(with_groups(dataset, codes), batch_size=256))
