@@ -40,7 +40,7 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
     them on the CPU as a NumPy array, which ``on_before_batch_transfer`` can make of them.
 
     Checkpoints hold the clipper's state and restore it. In the middle of an accumulation they are
-    refused.
+    refused. A Trainer takes one such callback.
 
     Args:
         clipper: Over the LightningModule, or the part of it that is to be capped.
@@ -152,7 +152,6 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
     def on_exception(self, *_: Any) -> None:
         """Leave nothing open."""
         self._leave(failed=True)
-        self._is_due = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the clipper's state."""

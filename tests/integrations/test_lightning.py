@@ -426,6 +426,18 @@ def test_an_epoch_may_end_early(n: int) -> None:
     assert_trained_alike(task, clipper, Plain(n=n, batches=batches_of()[:n_used]))
 
 
+class EndingAndSkipping(Ending):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if self.current_epoch and batch_idx == 0 else super().loss(batch)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_nothing_is_left_of_an_accumulation_that_ended_early() -> None:
+    clipper = fit(EndingAndSkipping(), accumulate_grad_batches=2)
+    assert clipper.trace.to_frame().filter(like="n[").sum(axis=1).max() <= 2 * 16
+    assert len(clipper.trace) == 2
+
+
 class SecondOrder(Task):
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.net.parameters(), lr=0.1, max_iter=3)
@@ -634,7 +646,10 @@ def test_logs_are_of_the_steps_that_lightning_logs(n: int, tmp_path: Path) -> No
             ), name
 
 
-def test_no_other_step_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("n", "every", "n_expected"), [(1, 4, 2), (4, 3, 2)])
+def test_no_other_step_waits(
+    n: int, every: int, n_expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     task = Task()
     clipper = make_clipper(task)
     n_read = 0
@@ -647,7 +662,10 @@ def test_no_other_step_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
     monkeypatch.setattr(clipper.trace, "latest", counted)
     trainer = make_trainer(
-        FairClipCallback(clipper), logger=CSVLogger(tmp_path), log_every_n_steps=4, max_epochs=2
+        FairClipCallback(clipper),
+        logger=CSVLogger(tmp_path),
+        log_every_n_steps=every,
+        accumulate_grad_batches=n,
     )
     trainer.fit(task, loader_of(batches_of()))
-    assert n_read == 2 * N_BATCHES // 4
+    assert n_read == n_expected
