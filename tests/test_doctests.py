@@ -21,6 +21,8 @@ def _modules() -> list[str]:
 
 # MLflow's tables are declared with a loader that SQLAlchemy gives up.
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`:FutureWarning")  # Lightning
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")  # Lightning
 @pytest.mark.parametrize("name", _modules())
 def test_examples(name: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(str(tmp_path))  # an example may write files

@@ -1,7 +1,7 @@
 """One training step: the stages in order. Shapes: B rows, K groups, L layers, N samples."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
@@ -130,6 +130,11 @@ class FairClipper:
     def clip(self) -> Mode | None:
         """The mode for the combined gradient."""
         return self._ending.clip
+
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The parameters whose gradients it caps, by name."""
+        return self._engine.parameters
 
     def watch(self, groups: Codes) -> AbstractContextManager[None]:
         """Measure whose rows cause what in the forward *and* backward pass inside.

@@ -39,8 +39,8 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
     and no other step does, except for the groups where Lightning has moved them to a GPU: it leaves
     them on the CPU as a NumPy array, which ``on_before_batch_transfer`` can make of them.
 
-    Checkpoints hold the clipper's state and restore it. In the middle of an accumulation they are
-    refused. A Trainer takes one such callback.
+    Checkpoints hold the clipper's state and restore it; in the middle of an accumulation that of
+    the last step, with a warning. A Trainer takes one such callback.
 
     Args:
         clipper: Over the LightningModule, or the part of it that is to be capped.
@@ -155,13 +155,7 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
 
     def state_dict(self) -> dict[str, Any]:
         """Return the clipper's state."""
-        try:
-            return self.clipper.state_dict()
-        except RuntimeError as error:
-            raise RuntimeError(
-                "A checkpoint in the middle of an accumulation would lose what it measured: make "
-                "`val_check_interval`, or what else saves, multiples of `accumulate_grad_batches`."
-            ) from error
+        return self.clipper.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the clipper."""
@@ -184,7 +178,7 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
             window.__exit__(RuntimeError if failed else None, None, None)
 
     def _holds_any(self, optimizer: Optimizer) -> bool:
-        own = {id(parameter) for parameter in self.clipper._engine.parameters.values()}
+        own = {id(parameter) for parameter in self.clipper.parameters.values()}
         return any(id(p) in own for group in optimizer.param_groups for p in group["params"])
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-from fairclip import FairClipper, GroupBatchSampler, NormCap, clipping, with_groups
+from fairclip import FairClipper, FairclipWarning, GroupBatchSampler, NormCap, clipping, with_groups
 from fairclip.integrations.lightning import FairClipCallback
 from tests.clipper._inputs import COUNTS, Batch, lagged, make_batches, mlp, row_losses
 from tests.clipper._properties import assert_same
@@ -610,15 +610,24 @@ def test_a_resumed_run_ends_as_one_that_was_not_stopped(
     assert len(clipper.trace) == 2 * N_BATCHES
 
 
-def test_a_checkpoint_in_the_middle_of_an_accumulation_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="multiples of `accumulate_grad_batches`"):
-        make_trainer(
-            FairClipCallback(make_clipper(task := Evaluated())),
-            ModelCheckpoint(tmp_path),
-            enable_checkpointing=True,
-            val_check_interval=3,
-            accumulate_grad_batches=2,
-        ).fit(task, loader_of(batches_of()), loader_of(batches_of()))
+def test_a_checkpoint_in_the_middle_of_an_accumulation_holds_the_last_step(tmp_path: Path) -> None:
+    alone, task = Evaluated(), Evaluated()
+    make_trainer(FairClipCallback(make_clipper(alone)), accumulate_grad_batches=2).fit(
+        alone, loader_of(batches_of()), loader_of(batches_of())
+    )
+    trainer = make_trainer(
+        FairClipCallback(make_clipper(task)),
+        ModelCheckpoint(tmp_path, save_top_k=-1),
+        enable_checkpointing=True,
+        val_check_interval=3,
+        accumulate_grad_batches=2,
+    )
+    with pytest.warns(FairclipWarning, match="under way"):
+        trainer.fit(task, loader_of(batches_of()), loader_of(batches_of()))
+    assert_same(task.net, alone.net)
+    for path in tmp_path.glob("*.ckpt"):
+        saved = torch.load(path, weights_only=True)
+        assert saved["callbacks"]["FairClipCallback"]["trace"]["n_steps"] == saved["global_step"]
 
 
 # ------------------------------------------------------------------ logs

@@ -8,6 +8,10 @@ import pytest
 from tests.integrations._scripts import FOLDER, Training, changed_lines, largest_difference, run
 
 NAMES = sorted(path.name[: -len("_after.py")] for path in FOLDER.glob("*_after.py"))
+pytestmark = [  # Lightning's
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
 TOLERANCE = 1e-6  # float32, added up in another order
 
 
