@@ -1,18 +1,21 @@
 """Training: rows, targets and group codes in, a fitted model out.
 
 ``train`` runs the epochs over inputs ``(N, d)``, targets ``(N,)`` and group codes ``(N,)``; a
-*step* turns one batch of B rows into final gradients (`FairStep`, or the baselines `WeightedStep`
-and `GroupDROStep`), and ``infer`` returns the outputs ``(N, C)``. `FairClipClassifier` is all of
-it as a scikit-learn estimator. A `Checkpoint` keeps a run on disk, whoever's loop it is.
+*step* turns one batch of B rows into final gradients (`FairStep`, or the baselines `WeightedStep`,
+`GroupDROStep` and `AggregatedStep`), and ``infer`` returns the outputs ``(N, C)``.
+`FairClipClassifier` is all of it as a scikit-learn estimator. A `Checkpoint` keeps a run on disk,
+whoever's loop it is.
 """
 
+from fairclip.training._baselines import AggregatedStep, GroupDROStep, WeightedStep
 from fairclip.training._checkpoint import Checkpoint
 from fairclip.training._classifier import FairClipClassifier
 from fairclip.training._loop import infer, train
 from fairclip.training._mlp import make_mlp
-from fairclip.training._steps import FairStep, GroupDROStep, Step, WeightedStep
+from fairclip.training._steps import FairStep, Step
 
 __all__ = [
+    "AggregatedStep",
     "Checkpoint",
     "FairClipClassifier",
     "FairStep",
