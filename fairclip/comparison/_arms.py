@@ -1,63 +1,21 @@
 """What is compared: each arm is a name and a way to build its training step."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from fairclip.capping import NormCap
 from fairclip.clipper import FairClipper
 from fairclip.clipping import Norm
+from fairclip.comparison._rivals import Rival, TorchJDArm, make_rivals
 from fairclip.comparison._settings import Settings
-from fairclip.comparison._table import Table, encode
-from fairclip.groups import GroupEncoder
+from fairclip.comparison._start import Codes, Start
 from fairclip.training import FairStep, GroupDROStep, WeightedStep
 
-Codes: TypeAlias = Literal["groups", "cells", "labels"]
-
 BASELINE = "unclipped"
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a step is built from: a fresh model and the training part.
-
-    Attributes:
-        model: With its initial weights.
-        encoder: Fitted on the groups that the cap bounds.
-        codes: For each kind of group the codes of the rows, ``(N,)``.
-        median_norm: Of the unclipped run's gradients; NaN in that run itself.
-    """
-
-    model: nn.Module
-    encoder: GroupEncoder
-    codes: Mapping[Codes, NDArray[np.int64]]
-    median_norm: float
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        table: Table,
-        train: NDArray[np.int64],
-        settings: Settings,
-        median_norm: float,
-    ) -> Self:
-        """Return the start for the training rows ``train`` of ``table``."""
-        sensitive, y = table.sensitive.iloc[train], table.y[train]
-        encoder = GroupEncoder(with_label=settings.groups == "cells").fit(sensitive, y)
-        groups = encode(encoder, sensitive, y)
-        codes: dict[Codes, NDArray[np.int64]] = {
-            "groups": groups,
-            "cells": table.cells[train],
-            "labels": y,
-        }
-        return cls(model, encoder, codes, median_norm)
 
 
 @dataclass(frozen=True)
@@ -85,7 +43,23 @@ class FairArm:
 
 @dataclass(frozen=True)
 class WeightedArm:
-    """Weight rows by the size of their cell, or of their label, to the power ``-power``."""
+    r"""Weight rows by the size of their cell, or of their label.
+
+    .. math:: w_k \propto n_k^{-p}
+
+    with :math:`n_k` the training rows of cell (label) k, scaled to mean 1 over the training rows.
+    With p = 1 the cells have equal weight in all, with p = 1/2 it grows with the root of their
+    rows.
+
+    Source:
+        p = 1 is ``class_weight="balanced"`` of scikit-learn, here by cell or label; by groups it is
+        the RWG of Idrissi, Arjovsky, Pezeshki, Lopez-Paz: Simple data balancing achieves
+        competitive worst-group-accuracy (CLeaR 2022, https://arxiv.org/abs/2110.14503). Departure:
+        they draw rows with these weights, here the losses have them. Both powers are the ones that
+        Cui, Jia, Lin, Song, Belongie (CVPR 2019, https://arxiv.org/abs/1901.05555) compare with.
+        The reweighing of Kamiran and Calders (2012), which makes group and label independent, is
+        another rule.
+    """
 
     name: str
     codes: Codes
@@ -97,7 +71,7 @@ class WeightedArm:
         return self.codes == "labels"
 
     def step(self, start: Start) -> WeightedStep:
-        """Return the step for one run; the weights have mean 1 over the training rows."""
+        """Return the step for one run."""
         codes = start.codes[self.codes]
         counts = np.bincount(codes[codes >= 0])  # (K,)
         weights = counts**-self.power
@@ -107,7 +81,12 @@ class WeightedArm:
 
 @dataclass(frozen=True)
 class GroupDROArm:
-    """Group DRO over the cells."""
+    """Group DRO over the cells, with the step size of its authors' code.
+
+    Source:
+        Sagawa, Koh, Hashimoto, Liang (ICLR 2020, https://arxiv.org/abs/1911.08731); departures are
+        named by :class:`fairclip.training.GroupDROStep`.
+    """
 
     name: str = "group_dro"
     codes: ClassVar[Codes] = "cells"
@@ -126,15 +105,16 @@ class ThresholdArm:
     group_blind: ClassVar[bool] = True
 
 
-TrainedArm: TypeAlias = FairArm | WeightedArm | GroupDROArm
-Arm: TypeAlias = TrainedArm | ThresholdArm
+TrainedArm: TypeAlias = FairArm | WeightedArm | GroupDROArm | TorchJDArm
+Arm: TypeAlias = TrainedArm | ThresholdArm | Rival
 
 
 def make_arms(settings: Settings) -> tuple[Arm, ...]:
     """Return the arms in the order of the report; the first is the baseline.
 
     Raises:
-        ValueError: If a field of the cap is out of range.
+        ModuleNotFoundError: If a rival needs an extra.
+        ValueError: If a field of the cap is out of range, or a rival is unknown.
     """
     # Nothing is compared with a reference there, so that any will do.
     free = replace(settings.cap(math.inf), reference="minority")
@@ -156,4 +136,4 @@ def make_arms(settings: Settings) -> tuple[Arm, ...]:
     arms += [WeightedArm(f"reweight@{p:g}", "cells", p) for p in powers]
     arms += [] if settings.quick else [GroupDROArm()]
     arms += [WeightedArm(f"label_reweight@{p:g}", "labels", p) for p in powers]
-    return (*arms, ThresholdArm())
+    return (*arms, ThresholdArm(), *make_rivals(settings.rivals))

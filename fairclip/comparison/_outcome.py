@@ -30,7 +30,7 @@ class Outcome:
         seed: Its seed.
         validation: Metrics of the validation part.
         test: Metrics of the test part.
-        matched: Those with as many rows of it predicted 1 as have the label 1.
+        matched: Those with as many rows of it predicted 1 as have the label 1; none without scores.
         by_group: Rows and rates of each group of the test part, one record each.
         telemetry: How often the stages acted, and on whom.
         warnings: What training had to say.
@@ -51,7 +51,8 @@ class TaskFiles:
     """The files of one arm with one seed in a run folder.
 
     Attributes:
-        predictions: The test part: y_true, y_pred, y_score and the sensitive columns.
+        predictions: The test part: y_true, y_pred, y_score where the arm has scores, and the
+            sensitive columns.
         scores: Of all rows, for the arm that takes them over.
         trace: One row for each training step.
         outcome: The record; it is written last, and where it is the task is finished.
@@ -65,7 +66,7 @@ class TaskFiles:
     @classmethod
     def of(cls, folder: Path, arm: str, seed: int) -> "TaskFiles":
         """Return the files of one task in a run folder."""
-        stem = f"{arm}__seed{seed}"
+        stem = f"{arm.replace(':', '-')}__seed{seed}"  # Windows has no colon in names
         return cls(
             folder / "predictions" / f"{stem}.csv.gz",
             folder / "tasks" / f"{stem}.npy",

@@ -11,7 +11,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from fairclip.comparison._arms import BASELINE, Arm, Start, ThresholdArm, make_arms
+from fairclip.comparison._arms import BASELINE, Arm, TrainedArm, make_arms
 from fairclip.comparison._environment import describe_environment
 from fairclip.comparison._errors import RunError
 from fairclip.comparison._folder import RunFolder, open_folder
@@ -21,6 +21,7 @@ from fairclip.comparison._results import collect
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import open_source
 from fairclip.comparison._split import split
+from fairclip.comparison._start import Start
 from fairclip.comparison._table import Table, make_table
 from fairclip.comparison._task import TRACED_SEED, run_task
 from fairclip.metrics import Report
@@ -166,6 +167,7 @@ def prepare(
         overwrite: Likewise.
 
     Raises:
+        ModuleNotFoundError: If a rival needs an extra.
         OSError: If a file cannot be read or a folder cannot be made.
         ValueError: If data or settings cannot be used; nothing has been written then.
     """
@@ -179,7 +181,7 @@ def prepare(
     train = split(table, seed=0).train
     if settings.batch_size is None:
         settings = replace(settings, batch_size=min(_BATCH_SIZE, max(1, len(train) // 10)))
-    start = Start.of(make_mlp(1, 1, (), seed=0), table, train, settings, median_norm=1.0)
+    start = Start.of(make_mlp(1, 1, (), seed=0), table, train, settings, median_norm=1.0, seed=0)
     _check_steps(arms, start, settings)
     environment = describe_environment(source, settings)
     folder = open_folder(out, settings, environment, resume=resume, overwrite=overwrite)
@@ -191,7 +193,7 @@ def _check_steps(arms: Sequence[Arm], start: Start, settings: Settings) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says the same
         for arm in arms:
-            if isinstance(arm, ThresholdArm):
+            if not isinstance(arm, TrainedArm):
                 continue
             try:
                 arm.step(start)

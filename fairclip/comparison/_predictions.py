@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fairclip.comparison._fit import Fit
 from fairclip.comparison._outcome import RATES, Figures
 from fairclip.comparison._table import Table
 from fairclip.metrics import audit, summary
@@ -18,24 +19,22 @@ class Predictions:
     Attributes:
         y_true: 0 or 1, ``(M,)``.
         y_pred: 0 or 1, ``(M,)``.
-        y_score: Probabilities of class 1, ``(M,)``.
+        y_score: Probabilities of class 1, ``(M,)``; None for an arm without scores.
         sensitive: The sensitive columns, ``(M, ...)``.
     """
 
     y_true: NDArray[np.int64]
     y_pred: NDArray[np.int64]
-    y_score: NDArray[np.float64]
+    y_score: NDArray[np.float64] | None
     sensitive: pd.DataFrame
 
     @classmethod
-    def of(
-        cls, table: Table, scores: NDArray[np.float64], cut: float, rows: NDArray[np.int64]
-    ) -> "Predictions":
-        """Predict class 1 for those of ``rows`` whose score is at least ``cut``."""
+    def of(cls, table: Table, fit: Fit, rows: NDArray[np.int64]) -> "Predictions":
+        """Return what ``fit`` predicts for ``rows`` of ``table``."""
         return cls(
             y_true=table.y[rows],
-            y_pred=(scores[rows] >= cut).astype(np.int64),
-            y_score=scores[rows],
+            y_pred=fit.y_pred[rows],
+            y_score=None if fit.scores is None else fit.scores[rows],
             sensitive=table.sensitive.iloc[rows].reset_index(drop=True),
         )
 
@@ -48,8 +47,11 @@ class Predictions:
     def matched(self) -> Figures:
         """Return the metrics with as many rows predicted 1 as have the label 1, by the score.
 
-        So every arm selects the same share, and what differs is whom.
+        So every arm selects the same share, and what differs is whom. There are none without
+        scores.
         """
+        if self.y_score is None:
+            return {}
         n_selected = int(self.y_true.sum())
         cut = np.sort(self.y_score)[-n_selected]
         return replace(self, y_pred=(self.y_score >= cut).astype(np.int64)).summary()
@@ -63,12 +65,14 @@ class Predictions:
             y_score=self.y_score,
             n_boot=1,
         )
-        rates = found.by_group[found.by_group["n"] > 0]
+        rates = found.by_group[found.by_group["n"] > 0].reindex(columns=["n", *RATES])
         names = found.intervals.index.unique("group").drop("overall")
-        records = rates[["n", *RATES]].set_axis(names).reset_index().to_dict("records")
+        records = rates.set_axis(names).reset_index().to_dict("records")
         return [{str(name): value for name, value in record.items()} for record in records]
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row each, as in the files of predictions."""
-        columns = {"y_true": self.y_true, "y_pred": self.y_pred, "y_score": self.y_score}
-        return pd.DataFrame(columns).join(self.sensitive)
+        frame = pd.DataFrame({"y_true": self.y_true, "y_pred": self.y_pred})
+        if self.y_score is not None:
+            frame["y_score"] = self.y_score
+        return frame.join(self.sensitive)

@@ -25,6 +25,7 @@ class Table:
         classes: The target's values behind 0 and 1, in words.
         favourable: The one of them that is good for a person.
         sensitive: The sensitive columns as text, missing where unknown, ``(N, ...)``.
+        groups: The code of each row's group; -1 where unknown, ``(N,)``.
         cells: The code of each row's (group, label) cell; -1 where unknown, ``(N,)``.
     """
 
@@ -33,6 +34,7 @@ class Table:
     classes: tuple[str, str]
     favourable: str
     sensitive: pd.DataFrame
+    groups: NDArray[np.int64]
     cells: NDArray[np.int64]
 
 
@@ -60,6 +62,7 @@ def make_table(source: Source, settings: Settings) -> Table:
         classes=classes,
         favourable=favourable,
         sensitive=pooled,
+        groups=encode(GroupEncoder().fit(pooled), pooled, y),
         cells=encode(GroupEncoder(with_label=True).fit(pooled, y), pooled, y),
     )
 
