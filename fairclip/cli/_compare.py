@@ -72,6 +72,14 @@ def compare(
         str | None,
         option("Cap", "minority, smallest_norm or a group's name.", default="minority"),
     ] = None,
+    rivals: Annotated[
+        str | None,
+        option(
+            "Arms",
+            "Further arms: exponentiated_gradient, threshold_optimizer, torchjd:UPGrad or another "
+            "aggregator.",
+        ),
+    ] = None,
     seeds: Annotated[int | None, option("Training", "Number of seeds.", default="5")] = None,
     epochs: Annotated[int | None, option("Training", "Passes over the data.", default="10")] = None,
     batch_size: Annotated[
@@ -113,6 +121,7 @@ def compare(
         "max_ratio": max_ratio,
         "within": within,
         "reference": reference,
+        "rivals": rivals,
         "seeds": seeds,
         "epochs": epochs,
         "batch_size": batch_size,
@@ -129,7 +138,10 @@ def compare(
         given = {name: value for name, value in flags.items() if value is not None}
         settings = comparison.Settings.read(config, **given)
         folder = out or Path("runs") / Path(settings.data).name.split(".")[0]
-        plan = comparison.prepare(settings, out=folder, resume=resume, overwrite=overwrite)
+        try:
+            plan = comparison.prepare(settings, out=folder, resume=resume, overwrite=overwrite)
+        except ModuleNotFoundError as error:  # an extra; the message has the pip command
+            raise ValueError(error) from None
     try:
         result = plan.run(jobs, progress=True)
     except KeyboardInterrupt:

@@ -28,9 +28,16 @@ def compare(
     the rule without memory or floor; ``fair_cap@2+clip``; the rivals ``reweight@p`` (rows weighted
     by n^-p of their cell) and ``group_dro``; and the group-blind rivals ``label_reweight@p`` and
     ``threshold`` (the baseline with the cut that gives the best worst cell of the validation part
-    within 2 points of accuracy). All arms of a seed share the split into training, validation and
-    test part (60/20/20, stratified by cell), the initial weights and the order of the batches.
-    Nothing is learned from or chosen on the test part.
+    within 2 points of accuracy).
+
+    On demand there are ``rivals`` of other libraries: ``torchjd:UPGrad`` and other aggregators of
+    TorchJD, on the gradients of the groups' mean losses; ``exponentiated_gradient`` of fairlearn,
+    which trains some 25 networks; and ``threshold_optimizer`` of fairlearn, which needs the groups
+    to predict. These two draw some predictions at random and have no scores.
+
+    All arms of a seed share the split into training, validation and test part (60/20/20,
+    stratified by cell), the initial weights and the order of the batches. Nothing is learned from
+    or chosen on the test part.
 
     Args:
         data: A file (CSV, CSV.gz, Parquet), a table, or ``adult``, ``german``,
@@ -45,6 +52,7 @@ def compare(
             ``sensitive``, ``max_ratio`` and ``seeds``.
 
     Raises:
+        ModuleNotFoundError: If a rival needs an extra; nothing has been written then.
         OSError: If a file cannot be read or a folder cannot be made.
         ValueError: If data or settings cannot be used. Nothing has been written then, unless
             training went wrong after some runs were finished, which ``resume`` finds.

@@ -1,5 +1,6 @@
 """The arms that fairlearn does. Shapes: N rows, n training rows, M some rows, d inputs."""
 
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -12,9 +13,6 @@ from torch import Tensor
 
 from fairclip.comparison._fit import Trainer, to_scores
 from fairclip.training import WeightedStep
-
-# Of fairlearn's 50; the docstring of the arm says why.
-_MAX_ITER = 10
 
 
 def optimise_thresholds(
@@ -70,8 +68,11 @@ def exponentiated_gradient(
     Shape:
         - ``inputs``: ``(N, d)``. ``y``, ``groups``, output: ``(N,)``. ``rows``: ``(n,)``.
     """
-    reduction = ExponentiatedGradient(_Network(trainer), EqualizedOdds(), max_iter=_MAX_ITER)
-    reduction.fit(inputs[rows].numpy(), y[rows], sensitive_features=groups[rows])
+    reduction = ExponentiatedGradient(_Network(trainer), EqualizedOdds())
+    with warnings.catch_warnings():
+        # What pandas 3 tells fairlearn about the way in which it fills its tables.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="fairlearn")
+        reduction.fit(inputs[rows].numpy(), y[rows], sensitive_features=groups[rows])
     y_pred: NDArray[np.int64] = reduction.predict(inputs.numpy(), random_state=trainer.seed)
     return y_pred
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from fairclip.comparison._arms import BASELINE, Arm, FairArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
+from fairclip.comparison._rivals import ThresholdOptimizerArm
 from fairclip.metrics import (
     flag_capped_less_accurate,
     flag_idle_cap,
@@ -31,18 +32,25 @@ def blind_arms(arms: Sequence[Arm]) -> list[str]:
     return [arm.name for arm in arms if arm.group_blind and arm.name != BASELINE]
 
 
+def arms_told_groups(arms: Sequence[Arm]) -> list[str]:
+    """Return the names of the arms that need the group of a row to predict."""
+    return [arm.name for arm in arms if isinstance(arm, ThresholdOptimizerArm)]
+
+
 def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
     """Return what the chosen arm of each kind gains and costs."""
     table = results.tradeoff.set_index("arm")
     rows = table.to_dict("index")
-    capped, blind = capped_arms(arms), blind_arms(arms)
+    capped, blind, told = capped_arms(arms), blind_arms(arms), arms_told_groups(arms)
     kinds = {
         "With a cap": capped,
         "With the groups in another way": [
-            arm.name for arm in arms if arm.name not in {BASELINE, *capped, *blind}
+            arm.name for arm in arms if arm.name not in {BASELINE, *capped, *blind, *told}
         ],
         "Group-blind": blind,
     }
+    if told:
+        kinds["Told the groups to predict"] = told
     chosen = {kind: _choose(results.validation, names) for kind, names in kinds.items()}
     return [
         "Of each kind the arm is named that has the highest worst-cell accuracy on the validation "

@@ -50,9 +50,9 @@ class ExponentiatedGradientArm:
     Source:
         Agarwal, Beygelzimer, Dudík, Langford, Wallach: A Reductions Approach to Fair
         Classification (ICML 2018, https://arxiv.org/abs/1803.02453), Algorithm 1, as
-        ``fairlearn.reductions.ExponentiatedGradient`` with ``EqualizedOdds()``. Departures: at most
-        10 iterations, not 50, because each of them trains two networks or more; rows of an unknown
-        group are one more group.
+        ``fairlearn.reductions.ExponentiatedGradient`` with ``EqualizedOdds()`` and its defaults: it
+        stops by itself after some 25 networks, at the latest after 50 iterations. Departure: rows
+        of an unknown group are one more group.
     """
 
     name: str = "exponentiated_gradient"

@@ -8,8 +8,9 @@ import pandas as pd
 
 from fairclip.advice import RULE
 from fairclip.comparison._arms import BASELINE, Arm
-from fairclip.comparison._findings import capped_arms
+from fairclip.comparison._findings import arms_told_groups, capped_arms
 from fairclip.comparison._results import Results, format_change
+from fairclip.comparison._rivals import Rival
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._split import split
 from fairclip.comparison._table import Table as Data
@@ -50,6 +51,8 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
     """Show every arm, in tables and against accuracy in pictures."""
     tradeoff = results.tradeoff
     blind = {arm.name for arm in arms if arm.group_blind}
+    marks = dict.fromkeys(blind, " (group-blind)")
+    marks |= dict.fromkeys(arms_told_groups(arms), " (told the groups)")
     levels = pd.concat(
         [
             tradeoff["arm"],
@@ -68,7 +71,7 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
         axis=1,
     ).set_index("arm")
     marked, runs = (
-        frame.assign(arm=[f"{arm} (group-blind)" if arm in blind else arm for arm in frame["arm"]])
+        frame.assign(arm=[arm + marks.get(arm, "") for arm in frame["arm"]])
         for frame in (tradeoff, results.runs)
     )
     pictures = (
@@ -88,16 +91,19 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
                 "Every arm on the test part. The worst cell is the one that is worst in most "
                 "seeds; n is its mean number of rows.",
             ),
+            *(f"{arm.name}: {arm.note}" for arm in arms if isinstance(arm, Rival)),
             Table(changes, f"Changes against {BASELINE}."),
-            "A gap can close because fewer people are selected. Here every arm predicts 1 for as "
-            "many rows as have the label 1, by its scores: what differs is whom it selects.",
-            Table(_at_one_selection_rate(results.matched), "Every arm at one selection rate."),
+            "A gap can close because fewer people are selected. Here every arm that has scores "
+            "predicts 1 for as many rows as have the label 1, by its scores: what differs is whom "
+            "it selects.",
+            Table(_at_one_selection_rate(results.matched), "Arms at one selection rate."),
             *pictures,
         ),
     )
 
 
 def _at_one_selection_rate(matched: pd.DataFrame) -> pd.DataFrame:
+    matched = matched.dropna(subset="selection_rate_mean")  # of arms without scores
     columns: dict[str, Any] = {"selection rate": matched["selection_rate_mean"]}
     for metric in _SHOWN:
         columns[_word(metric)] = matched[f"{metric}_mean"]

@@ -190,8 +190,9 @@ def _means(losses: Tensor, groups: Tensor, n_groups: int) -> Tensor:
     """Return the mean loss of each group, 0 for those that are absent, ``(K,)``."""
     # A product with a mask, because adding by index has no fixed order on a GPU.
     member = groups[None, :] == torch.arange(n_groups)[:, None]  # (K, B)
-    mean = member / member.sum(1, keepdim=True).clamp(min=1)
-    return mean.to(losses, non_blocking=True) @ losses
+    counts = member.sum(1).clamp(min=1)  # (K,)
+    sums = member.to(losses, non_blocking=True) @ losses  # (K,)
+    return sums / counts.to(losses, non_blocking=True)
 
 
 def _check_n_groups(n_groups: int) -> None:
