@@ -106,6 +106,8 @@ def compare(
         fairclip compare data.csv --target approved --sensitive race,sex --max-ratio 4,2,1
           --seeds 10 --out runs/x
 
+        fairclip compare german --rivals torchjd:UPGrad,threshold_optimizer
+
         fairclip compare --config runs/x/config.toml --out runs/y
     """
     flags = {

@@ -41,9 +41,8 @@ _LIMITS = (
     "agreement with those decisions.",
     "Validation rows of one seed are test rows of another, so the choice of the arms that the "
     "sentences at the top name is not free of the rows on which their changes are measured.",
-    "The cuts of threshold and of threshold_optimizer are chosen on the validation part, so the "
-    "figures there, by which the sentences at the top choose, flatter them; those on the test part "
-    "do not.",
+    "The cut of the threshold arm is chosen on the validation part, so its figures there, by which "
+    "the sentences at the top choose, flatter it; its figures on the test part do not.",
 )
 
 

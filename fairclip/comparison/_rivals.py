@@ -58,9 +58,9 @@ class ExponentiatedGradientArm:
     name: str = "exponentiated_gradient"
     group_blind: ClassVar[bool] = False
     note: ClassVar[str] = (
-        "fairlearn's ExponentiatedGradient for equalized odds, a mixture of networks. It does not "
-        "need the groups to predict; which network decides on a row is drawn at random, by the "
-        "seed. It has predictions and no scores, hence no AUC and no ECE."
+        "fairlearn's ExponentiatedGradient for equalized odds, a mixture of networks. It needs no "
+        "group to predict; which network decides on a row is drawn at random, by the seed. It has "
+        "predictions and no scores, hence no AUC and no ECE."
     )
 
 
@@ -80,9 +80,9 @@ class ThresholdOptimizerArm:
     group_blind: ClassVar[bool] = False
     note: ClassVar[str] = (
         "fairlearn's ThresholdOptimizer for equalized odds: cuts of the unclipped scores for each "
-        "group, chosen on the validation part. It needs the groups of a row to predict, and some "
-        "predictions are drawn at random, by the seed. It has predictions and no scores of its "
-        "own, hence no AUC and no ECE."
+        "group, chosen on the validation part, whose figures therefore flatter it. It needs the "
+        "group of a row to predict, and some predictions are drawn at random, by the seed. It has "
+        "predictions and no scores of its own, hence no AUC and no ECE."
     )
 
 

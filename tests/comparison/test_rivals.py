@@ -83,7 +83,7 @@ def test_the_page_says_what_each_rival_is(run: Comparison) -> None:
     page = (run.folder / "report.md").read_text()
     assert "torchjd:PCGrad: the gradients of the groups' mean losses, combined by TorchJD" in page
     assert "threshold_optimizer: fairlearn's ThresholdOptimizer" in page
-    assert "It needs the groups of a row to predict" in page
+    assert "It needs the group of a row to predict" in page
     assert "Told the groups to predict, " in page
     assert "threshold_optimizer (told the groups)" in (run.folder / "report.html").read_text()
     assert "deprecated" not in page  # what pandas tells fairlearn
