@@ -142,7 +142,7 @@ def compare(
         folder = out or Path("runs") / Path(settings.data).name.split(".")[0]
         try:
             plan = comparison.prepare(settings, out=folder, resume=resume, overwrite=overwrite)
-        except ModuleNotFoundError as error:  # an extra; the message has the pip command
+        except ImportError as error:  # an extra; the message has the pip command
             raise ValueError(error) from None
     try:
         result = plan.run(jobs, progress=True)
