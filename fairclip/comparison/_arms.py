@@ -52,11 +52,11 @@ class WeightedArm:
     rows.
 
     Source:
-        p = 1 is ``class_weight="balanced"`` of scikit-learn, here by cell or label; by groups it is
-        the RWG of Idrissi, Arjovsky, Pezeshki, Lopez-Paz: Simple data balancing achieves
+        p = 1 is ``class_weight="balanced"`` of scikit-learn; by cell it is the RWG and by label
+        the RWY of Idrissi, Arjovsky, Pezeshki, Lopez-Paz: Simple data balancing achieves
         competitive worst-group-accuracy (CLeaR 2022, https://arxiv.org/abs/2110.14503). Departure:
-        they draw rows with these weights, here the losses have them. Both powers are the ones that
-        Cui, Jia, Lin, Song, Belongie (CVPR 2019, https://arxiv.org/abs/1901.05555) compare with.
+        they draw rows with these weights, here the losses have them. p = 1/2 is the smoothed form
+        that Cui, Jia, Lin, Song, Belongie (CVPR 2019, https://arxiv.org/abs/1901.05555) name.
         The reweighing of Kamiran and Calders (2012), which makes group and label independent, is
         another rule.
     """
