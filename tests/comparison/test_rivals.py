@@ -35,6 +35,7 @@ RIVALS = ("torchjd:PCGrad", "exponentiated_gradient", "threshold_optimizer")
 WITHOUT_SCORES = RIVALS[1:]
 CHOSEN = TINY | {"rivals": RIVALS, "max_ratio": 2, "within": "all", "seeds": 1, "epochs": 1}
 
+# pandas 3 on the way in which fairlearn fills its tables.
 of_fairlearn = pytest.mark.filterwarnings("ignore::DeprecationWarning:fairlearn")
 
 
