@@ -28,10 +28,10 @@ def main() -> None:
 
 @contextmanager
 def input_errors() -> Iterator[None]:
-    """Say what is wrong with the input in one line, and exit with 2."""
+    """Say what is wrong with the input, or which extra is missing, in one line; exit with 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from None
 

@@ -140,10 +140,7 @@ def compare(
         given = {name: value for name, value in flags.items() if value is not None}
         settings = comparison.Settings.read(config, **given)
         folder = out or Path("runs") / Path(settings.data).name.split(".")[0]
-        try:
-            plan = comparison.prepare(settings, out=folder, resume=resume, overwrite=overwrite)
-        except ImportError as error:  # an extra; the message has the pip command
-            raise ValueError(error) from None
+        plan = comparison.prepare(settings, out=folder, resume=resume, overwrite=overwrite)
     try:
         result = plan.run(jobs, progress=True)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from fairclip.integrations.keras import FairClipMixin
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
 
-class Net(FairClipMixin, keras.Model):  # type: ignore[misc]
+class Net(FairClipMixin, keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.hidden = keras.layers.Dense(32, activation="relu")

@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.integrations.adult import dataset, make_model
 
 
-class Net(keras.Model):  # type: ignore[misc]
+class Net(keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.hidden = keras.layers.Dense(32, activation="relu")

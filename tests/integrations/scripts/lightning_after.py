@@ -8,7 +8,7 @@ from fairclip.integrations.lightning import FairClipCallback
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
 
-class Classifier(lightning.LightningModule):  # type: ignore[misc]  # it has no types
+class Classifier(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = make_model()

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from tests.integrations.adult import dataset, make_model
 
 
-class Classifier(lightning.LightningModule):  # type: ignore[misc]  # it has no types
+class Classifier(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = make_model()

@@ -9,7 +9,7 @@ from fairclip.integrations.skorch import FairClipMixin
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
 
-class FairNet(FairClipMixin, NeuralNetClassifier): ...  # type: ignore[misc]
+class FairNet(FairClipMixin, NeuralNetClassifier): ...
 
 
 inputs, targets = dataset.tensors
