@@ -1,0 +1,39 @@
+from tempfile import gettempdir
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from tests.integrations.adult import dataset, make_model
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = make_model()
+
+    def forward(self, features, labels):
+        logits = self.network(features)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+model = Classifier()
+rows = [{"features": features, "labels": label} for features, label in dataset]
+arguments = TrainingArguments(
+    output_dir=gettempdir(),
+    per_device_train_batch_size=256,
+    num_train_epochs=2,
+    train_sampling_strategy="sequential",
+    lr_scheduler_type="constant",
+    max_grad_norm=1.0,
+    save_strategy="no",
+    disable_tqdm=True,
+    use_cpu=True,
+)
+trainer = Trainer(
+    model=model,
+    args=arguments,
+    train_dataset=rows,
+    optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
+)
+trainer.train()
