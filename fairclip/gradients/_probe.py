@@ -181,7 +181,9 @@ def _distrust(
     """Forget the layouts of calls whose rows all look the same, in a model that moves rows."""
     both = {key: list(zip(found[key], leaves[key], strict=True)) for key in found}
     if not any(
-        layout is None and isinstance(x, Tensor) for of in both.values() for layout, x in of
+        layout is None and isinstance(x, Tensor) and x.ndim  # a loss has no rows to move
+        for of in both.values()
+        for layout, x in of
     ):
         return
     for key, of_call in both.items():
