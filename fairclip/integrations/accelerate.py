@@ -14,14 +14,15 @@ __all__ = ["clip_grad_"]
 def clip_grad_(
     clipper: FairClipper, accelerator: Any, optimizer: Optimizer | Sequence[Optimizer]
 ) -> StepRecord | None:
-    """Cap, recombine and clip where the optimizer is about to step, in the place of
-    ``accelerator.clip_grad_norm_``.
+    """Cap, recombine and clip, in the place of ``accelerator.clip_grad_norm_``.
 
     `FairClipper.clip_grad_` knows nothing of ``accelerator.accumulate``: called after every batch
-    it would cap each on its own. This one does nothing in the batches after which the optimizer
-    does not step, and uses the accelerator's loss scaler where there is one. All else in the loop
-    stays as it is; ``accelerator.backward`` goes inside of `FairClipper.watch`, and
-    ``accelerator.register_for_checkpointing(clipper)`` makes ``save_state`` keep the clipper.
+    it would cap each on its own. This one does nothing after batches in which the optimizer does
+    not step, and uses the accelerator's loss scaler where there is one.
+
+    ``accelerator.backward`` goes inside of `FairClipper.watch`; all else stays as it is. After
+    ``accelerator.register_for_checkpointing(clipper)`` also ``save_state`` and ``load_state`` take
+    the clipper along.
 
     Args:
         clipper: Of the model, prepared or not.

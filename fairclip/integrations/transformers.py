@@ -35,9 +35,9 @@ class FairClipTrainer(transformers.Trainer):  # type: ignore[misc]  # it has no 
     kept in the clipper's trace. Where the clipper has a ``clip``, that takes its place. The norm
     that is logged is that of the capped gradient before it is clipped.
 
-    Checkpoints hold the clipper's state, and ``resume_from_checkpoint`` goes on with it, bit for
-    bit. Numbers of the step are logged with the loss; ``remove_callback(FairClipCallback)`` ends
-    that.
+    Checkpoints hold the clipper's state, and ``resume_from_checkpoint`` goes on with it: bit for
+    bit, unless ``check="first"``, whose checks begin anew and round otherwise. Numbers of the step
+    are logged with the loss; ``remove_callback(FairClipCallback)`` ends that.
 
     Args:
         *args: As of `transformers.Trainer`.
@@ -131,7 +131,7 @@ class FairClipTrainer(transformers.Trainer):  # type: ignore[misc]  # it has no 
     def _clip_grad_norm(self, model: nn.Module) -> None:
         """Leave it to `_get_grad_norm`, which is also called with ``max_grad_norm=0``."""
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: None = None) -> Tensor:
+    def _get_grad_norm(self, model: nn.Module, **_: Any) -> Tensor:
         record = clip_grad_(self.clipper, self.accelerator, self.optimizer)
         assert record is not None  # it is called where the optimizer is about to step
         if self.clipper.clip is None and self.args.max_grad_norm > 0:
@@ -174,7 +174,7 @@ class FairClipCallback(transformers.TrainerCallback):  # type: ignore[misc]  # i
     def __init__(self, clipper: FairClipper) -> None:
         self._clipper = clipper
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, *, logs: Any, **_: Any) -> None:
         """Add to the logs of a training step, and to the history."""
         if "loss" not in logs:  # of an evaluation, or of the end
             return

@@ -1,7 +1,7 @@
 from tempfile import gettempdir
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from fairclip import FairClipper, with_groups
@@ -10,11 +10,11 @@ from tests.integrations.adult import codes, dataset, encoder, make_model
 
 
 class Classifier(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.network = make_model()
 
-    def forward(self, features, labels):
+    def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.network(features)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 

@@ -1,18 +1,18 @@
 from tempfile import gettempdir
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from tests.integrations.adult import dataset, make_model
 
 
 class Classifier(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.network = make_model()
 
-    def forward(self, features, labels):
+    def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.network(features)
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
