@@ -13,15 +13,16 @@ from fairclip.clipping import Norm
 from fairclip.exceptions import FairclipWarning
 from fairclip.integrations.accelerate import clip_grad_
 
-transformers = require("transformers", "hf")
-require("accelerate", "hf")  # transformers can be imported without it, its Trainer not be made
+require("accelerate", "hf")  # without it transformers has a Trainer that cannot be made
+_Trainer: Any = require("transformers", "hf").Trainer
+_Callback: Any = require("transformers", "hf").TrainerCallback
 
 __all__ = ["FairClipCallback", "FairClipTrainer"]
 
 _FILE = "clipper.pt"  # beside the optimizer.pt of a checkpoint
 
 
-class FairClipTrainer(transformers.Trainer):  # type: ignore[misc]  # it has no types
+class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
     """A Trainer whose steps are capped, for batches that hold the codes of their rows as "groups".
 
     It stands before another Trainer class as a mixin:
@@ -35,9 +36,9 @@ class FairClipTrainer(transformers.Trainer):  # type: ignore[misc]  # it has no 
     kept in the clipper's trace. Where the clipper has a ``clip``, that takes its place. The norm
     that is logged is that of the capped gradient before it is clipped.
 
-    Checkpoints hold the clipper's state, and ``resume_from_checkpoint`` goes on with it: bit for
-    bit, unless ``check="first"``, whose checks begin anew and round otherwise. Numbers of the step
-    are logged with the loss; ``remove_callback(FairClipCallback)`` ends that.
+    Checkpoints hold the clipper's state, and ``resume_from_checkpoint`` goes on with it, bit for
+    bit. Numbers of the step are logged with the loss; ``remove_callback(FairClipCallback)`` ends
+    that.
 
     Args:
         *args: As of `transformers.Trainer`.
@@ -160,7 +161,7 @@ class FairClipTrainer(transformers.Trainer):  # type: ignore[misc]  # it has no 
             )
 
 
-class FairClipCallback(transformers.TrainerCallback):  # type: ignore[misc]  # it has no types
+class FairClipCallback(_Callback):  # type: ignore[misc]  # it has no types
     """Add the numbers of the last step to what is logged with the loss.
 
     They are those of `Trace.latest`, as "fairclip/factor[<group>]" and so on. `FairClipTrainer` has

@@ -1,4 +1,5 @@
 from tempfile import gettempdir
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ class Classifier(nn.Module):
 
 
 model = Classifier()
-rows = [{"features": features, "labels": label} for features, label in dataset]
+pairs = zip(*dataset.tensors, strict=True)
+rows: Any = [{"features": features, "labels": label} for features, label in pairs]
 arguments = TrainingArguments(
     output_dir=gettempdir(),
     per_device_train_batch_size=256,
