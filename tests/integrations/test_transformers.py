@@ -383,10 +383,16 @@ def test_numbers_are_logged_with_the_loss(tmp_path: Path) -> None:
         def on_log(self, *_: Any, logs: Any, **__: Any) -> None:
             heard.append(dict(logs))
 
-    trainer = trainer_of("bag", tmp_path, logging_steps=2)
-    trainer.add_callback(Listener)
+    model = make("bag")
+    trainer = FairClipTrainer(
+        model=model,
+        args=arguments(tmp_path, logging_steps=2),
+        train_dataset=MODELS["bag"][1](),
+        callbacks=[Listener()],
+        clipper=clipper_of(model),
+    )
     trainer.train()
-    trainer.evaluate()
+    trainer.evaluate(MODELS["bag"][1]())
     frame = trainer.clipper.trace.to_frame()
     for logs in (heard, trainer.state.log_history):
         factors = [log["fairclip/factor[0]"] for log in logs if "loss" in log]
