@@ -1,7 +1,6 @@
 """TensorBoard: each step's numbers as scalars, and each group's gradients as histograms.
 
-It takes any writer with ``add_scalar`` and ``add_histogram``, so it imports nothing; torch's own
-needs ``pip install "fairclip[tensorboard]"``.
+The writer is torch's ``SummaryWriter``, or any other with ``add_scalar`` and ``add_histogram``.
 """
 
 from dataclasses import dataclass
@@ -10,9 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fairclip._extras import require
 from fairclip.clipper import FairClipper
 
 __all__ = ["Scalars", "log_histograms"]
+
+require("tensorboard", "tensorboard")  # torch's writer says nothing of how to get it
 
 
 class Writer(Protocol):

