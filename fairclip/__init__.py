@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from fairclip.exceptions import FairclipWarning
     from fairclip.groups import GroupBatchSampler, GroupEncoder, with_groups
     from fairclip.trace import StepRecord, Trace
-    from fairclip.training import Checkpoint, FairClipClassifier
+    from fairclip.training import Checkpoint, FairClipClassifier, FairClipRegressor
 
 __all__ = [
     "Advice",
     "Checkpoint",
     "Diagnosis",
     "FairClipClassifier",
+    "FairClipRegressor",
     "FairClipper",
     "FairclipWarning",
     "GroupBatchSampler",
@@ -52,6 +53,7 @@ _HOME = {
     "Checkpoint": "training",
     "Diagnosis": "diagnosis",
     "FairClipClassifier": "training",
+    "FairClipRegressor": "training",
     "FairClipper": "clipper",
     "FairclipWarning": "exceptions",
     "GroupBatchSampler": "groups",

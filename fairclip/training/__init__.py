@@ -3,8 +3,8 @@
 ``train`` runs the epochs over inputs ``(N, d)``, targets ``(N,)`` and group codes ``(N,)``; a
 *step* turns one batch of B rows into final gradients (`FairStep`, or the baselines `WeightedStep`,
 `GroupDROStep` and `AggregatedStep`), and ``infer`` returns the outputs ``(N, C)``.
-`FairClipClassifier` is all of it as a scikit-learn estimator. A `Checkpoint` keeps a run on disk,
-whoever's loop it is.
+`FairClipClassifier` and `FairClipRegressor` are all of it as scikit-learn estimators. A
+`Checkpoint` keeps a run on disk, whoever's loop it is.
 """
 
 from fairclip.training._baselines import AggregatedStep, GroupDROStep, WeightedStep
@@ -12,12 +12,14 @@ from fairclip.training._checkpoint import Checkpoint
 from fairclip.training._classifier import FairClipClassifier
 from fairclip.training._loop import infer, train
 from fairclip.training._mlp import make_mlp
+from fairclip.training._regressor import FairClipRegressor
 from fairclip.training._steps import FairStep, Step
 
 __all__ = [
     "AggregatedStep",
     "Checkpoint",
     "FairClipClassifier",
+    "FairClipRegressor",
     "FairStep",
     "GroupDROStep",
     "Step",

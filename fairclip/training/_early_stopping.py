@@ -5,6 +5,7 @@ import math
 from torch import Tensor, nn
 
 from fairclip.training._loop import infer
+from fairclip.training._rows import Inputs
 from fairclip.training._steps import RowLosses
 
 
@@ -22,7 +23,7 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, inputs: Tensor, targets: Tensor, loss_fn: RowLosses, n_iter_no_change: int
+        self, inputs: Inputs, targets: Tensor, loss_fn: RowLosses, n_iter_no_change: int
     ) -> None:
         self.curve: list[float] = []
         self._inputs = inputs

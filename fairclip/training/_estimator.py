@@ -1,165 +1,228 @@
-"""What fairclip's estimators share: their parameters and how they train."""
+"""What fairclip's estimators share: how they train. Shapes: N rows, d features."""
 
+import copy
 import math
-from collections.abc import Sequence
-from dataclasses import fields
-from numbers import Integral, Real
-from typing import Literal
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_scalar
+from sklearn.base import is_classifier
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fairclip.capping import NormCap
 from fairclip.clipper import FairClipper
-from fairclip.clipping import Mode
+from fairclip.exceptions import FairclipWarning
 from fairclip.groups import GroupBatchSampler, GroupEncoder
 from fairclip.training._device import find_device, seeded
 from fairclip.training._early_stopping import EarlyStopping
-from fairclip.training._loop import train
+from fairclip.training._loop import infer, train
+from fairclip.training._losses import weighted
 from fairclip.training._mlp import make_mlp
 from fairclip.training._module import copy_module
-from fairclip.training._steps import FairStep, RowLosses
+from fairclip.training._parameters import Parameters
+from fairclip.training._position import Position
+from fairclip.training._rows import Inputs, Rows, as_inputs
+from fairclip.training._saving import load_estimator, save_estimator
+from fairclip.training._steps import FairStep
 
 
-class FairClipEstimator(BaseEstimator):  # type: ignore[misc]
-    """A module that `FairStep` trains; a subclass prepares the targets and reads the outputs.
+class FairClipEstimator(Parameters, ABC):
+    """A module that `FairStep` trains; a subclass knows the targets and reads the outputs."""
 
-    The parameters are documented where users meet them, in the subclasses.
-    """
+    FORMAT: ClassVar[str]  # of its files
 
-    def __init__(
-        self,
-        *,
-        max_ratio: float = 2.0,
-        reference: str | int = "minority",
-        within: Literal["all", "label"] = "all",
-        smoothing: float = 0.95,
-        floor: float | Literal["equal_vote"] = "equal_vote",
-        preserve_norm: bool = False,
-        scope: Literal["global", "layer"] = "global",
-        min_reference_rows: int = 30,
-        max_factor: float = 10.0,
-        clip: Mode | None = None,
-        hidden: Sequence[int] = (64, 64),
-        module: nn.Module | None = None,
-        epochs: int = 50,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        verbose: bool = False,
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.max_ratio = max_ratio
-        self.reference = reference
-        self.within = within
-        self.smoothing = smoothing
-        self.floor = floor
-        self.preserve_norm = preserve_norm
-        self.scope = scope
-        self.min_reference_rows = min_reference_rows
-        self.max_factor = max_factor
-        self.clip = clip
-        self.hidden = hidden
-        self.module = module
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.verbose = verbose
-        self.device = device
-        self.random_state = random_state
+    @staticmethod
+    @abstractmethod
+    def _losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return one loss per row."""
 
-    def _check_parameters(self) -> None:
-        for name in ("epochs", "batch_size", "n_iter_no_change"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.lr, "lr", Real)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"`lr` must be positive and finite, got {self.lr}.")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"`validation_fraction` must be in (0, 1), got {self.validation_fraction}."
+    @property
+    @abstractmethod
+    def _n_outputs(self) -> int:
+        """What the module returns for each row."""
+
+    @property
+    @abstractmethod
+    def _makes_cells(self) -> bool:
+        """Whether the groups are cells."""
+
+    @abstractmethod
+    def _target_to_json(self) -> dict[str, Any]:
+        """Return what is learnt about the target, for `save`."""
+
+    @abstractmethod
+    def _target_from_json(self, settings: Mapping[str, Any]) -> None:
+        """Undo `_target_to_json`."""
+
+    @abstractmethod
+    def _targets(self, y: NDArray[Any]) -> Tensor:
+        """Return what the loss compares the outputs with, ``(N,)``."""
+
+    def _rows(self, X: Any, y: Any, sensitive_features: Any, sample_weight: Any) -> Rows:
+        rows = Rows(X, y, sensitive_features)
+        if sample_weight is None:
+            return rows
+        return rows.times(_check_sample_weight(sample_weight, X, dtype=np.float64))
+
+    def _fit(self, rows: Rows, *, epochs: int, goes_on: bool) -> Self:
+        """Train on these rows, from the start or from where the call before ended."""
+        self._check_parameters()
+        position: Position | None = getattr(self, "_position", None) if goes_on else None
+        seed = self._new_seed() if position is None else position.seed
+        stopping = None
+        if self.early_stopping:
+            rows, held_back = rows.split(
+                self.validation_fraction, seed, by_label=is_classifier(self)
             )
-        if not (self.clip is None or isinstance(self.clip, Mode)):
-            raise TypeError(f"`clip` must be a mode of fairclip.clipping, got {self.clip!r}.")
-        if not (self.module is None or isinstance(self.module, nn.Module)):
-            raise TypeError(f"`module` must be a torch.nn.Module or None, got {self.module!r}.")
+            stopping = self._stopping(held_back)
+        if position is None:
+            position = Position(seed, self._new_encoder(rows))
+        groups = self._codes(rows, position.encoder)
+        if not goes_on:
+            self.n_iter_ = 0
+            self.loss_curve_: list[float] = []
+            self.validation_curve_: list[float] | None = None
+        self._train(rows, groups, stopping, position, epochs=epochs, goes_on=goes_on)
+        return self
+
+    def _new_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _stopping(self, held_back: Rows) -> EarlyStopping:
+        loss_fn = weighted(self._losses, held_back.scaled_weights())
+        inputs, targets = as_inputs(held_back.X), self._targets(held_back.y)
+        return EarlyStopping(inputs, targets, loss_fn, self.n_iter_no_change)
+
+    def _new_encoder(self, rows: Rows) -> GroupEncoder | None:
+        if rows.sensitive_features is None:
+            return None
+        encoder = GroupEncoder(with_label=self._makes_cells)
+        return encoder.fit(rows.sensitive_features, rows.y)
+
+    def _codes(self, rows: Rows, encoder: GroupEncoder | None) -> NDArray[np.int64]:
+        if rows.sensitive_features is None:
+            warnings.warn(
+                "No `sensitive_features`: training without a cap. Pass them to `fit`.",
+                FairclipWarning,
+                stacklevel=4,
+            )
+            return np.full(len(rows.y), 0 if encoder is None else -1)
+        if encoder is None:
+            raise ValueError(
+                "The first call had no `sensitive_features`, so there are no groups to go on with."
+            )
+        return encoder.transform(rows.sensitive_features, rows.y)
 
     def _train(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        rows: Rows,
         groups: NDArray[np.int64],
-        encoder: GroupEncoder | None,
-        held_back: tuple[Tensor, Tensor] | None,
+        stopping: EarlyStopping | None,
+        position: Position,
         *,
-        loss_fn: RowLosses,
-        n_outputs: int,
-        seed: int,
+        epochs: int,
+        goes_on: bool,
     ) -> None:
-        """Train and set the fitted attributes; without an ``encoder``, without a cap.
-
-        Shape:
-            - ``inputs``: ``(N, d)``. ``targets``: ``(N,)``. ``groups``: ``(N,)``. ``held_back``:
-              inputs ``(V, d)`` and targets ``(V,)`` for early stopping.
-        """
-        cap = NormCap(**{field.name: getattr(self, field.name) for field in fields(NormCap)})
-        n_groups = None
-        if encoder is None:
+        """Train and set the fitted attributes; without an encoder, without a cap."""
+        cap, n_groups = self._cap(), None
+        if position.encoder is None:
             cap, n_groups = NormCap(max_ratio=math.inf), 1
-        stopping = None
-        if held_back is not None:
-            stopping = EarlyStopping(*held_back, loss_fn, self.n_iter_no_change)
-        device = find_device(self.device)
-        with seeded(seed, device):
-            module = self._new_module(inputs, n_outputs, seed).to(device)
+        batches = GroupBatchSampler(groups, self.batch_size, seed=position.seed)
+        batches.load_state_dict({**batches.state_dict(), "epoch": self.n_iter_})
+        inputs, device = as_inputs(rows.X), find_device(self.device)
+        data = (inputs, self._targets(rows.y), torch.from_numpy(groups))
+        losses: list[float] = []
+        with seeded(position.seed + self.n_iter_, device):
+            module = self._module(inputs, position.seed, goes_on=goes_on).to(device)
+            optimizer = torch.optim.Adam(module.parameters(), lr=self.lr)
             with (
                 FairClipper(
-                    module, cap=cap, clip=self.clip, encoder=encoder, n_groups=n_groups
+                    module, cap=cap, clip=self.clip, encoder=position.encoder, n_groups=n_groups
                 ) as clipper,
-                tqdm(total=self.epochs, unit="epoch", disable=not self.verbose) as progress,
+                tqdm(total=epochs, unit="epoch", disable=not self.verbose) as progress,
             ):
-
-                def on_epoch(epoch: int, model: nn.Module) -> bool:
+                position.restore(optimizer, clipper)
+                for epoch in range(epochs):
+                    losses += train(
+                        module,
+                        *data,
+                        weights=rows.scaled_weights(),
+                        step=FairStep(clipper),
+                        loss_fn=self._losses,
+                        optimizer=optimizer,
+                        batches=batches,
+                        epochs=1,
+                    )
+                    progress.set_postfix(loss=f"{losses[-1]:.4g}", refresh=False)
                     progress.update()
-                    return stopping is not None and stopping(epoch, model)
-
-                curve = train(
-                    module,
-                    inputs,
-                    targets,
-                    torch.from_numpy(groups),
-                    step=FairStep(clipper),
-                    loss_fn=loss_fn,
-                    optimizer=torch.optim.Adam(module.parameters(), lr=self.lr),
-                    batches=GroupBatchSampler(groups, self.batch_size, seed=seed),
-                    epochs=self.epochs,
-                    on_epoch=on_epoch,
-                )
-        if not math.isfinite(curve[-1]):
+                    if stopping is not None and stopping(epoch, module):
+                        break
+        if not math.isfinite(losses[-1]):
             raise ValueError(
-                f"Training diverged: the loss was {curve[-1]} in epoch {len(curve)}. "
+                f"Training diverged: the loss was {losses[-1]} in epoch {len(losses)}. "
                 "Scale X or lower `lr`."
             )
         if stopping is not None:
             stopping.restore(module)
+            self.validation_curve_ = [*(self.validation_curve_ or []), *stopping.curve]
         self.module_ = module.cpu().eval()
-        self.encoder_ = encoder
+        self.encoder_ = position.encoder
         self.trace_ = clipper.trace
-        self.n_iter_ = len(curve)
-        self.loss_curve_ = curve
-        self.validation_curve_ = None if stopping is None else stopping.curve
+        self.n_iter_ += len(losses)
+        self.loss_curve_ = [*self.loss_curve_, *losses]
+        self._position = position.after(optimizer, clipper)
 
-    def _new_module(self, inputs: Tensor, n_outputs: int, seed: int) -> nn.Module:
+    def _module(self, inputs: Inputs, seed: int, *, goes_on: bool) -> nn.Module:
+        if goes_on:
+            return copy.deepcopy(self.module_)
         if self.module is None:
-            return make_mlp(inputs.shape[1], n_outputs, self.hidden, seed=seed)
-        return copy_module(self.module, inputs, n_outputs)
+            return make_mlp(inputs.shape[1], self._n_outputs, self.hidden, seed=seed)
+        return copy_module(self.module, inputs, self._n_outputs)
+
+    def _outputs(self, X: Any) -> Tensor:
+        """Return what the module makes of rows that are not checked yet, ``(N, C)``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
+        return infer(self.module_, as_inputs(X))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write what prediction needs into the folder ``path``: see `load`.
+
+        A saved model that is already there is replaced; the folder appears at once or not at all.
+        ``trace_`` and ``encoder_`` are not saved, nor what the optimizer and the cap remember:
+        after `load`, training goes on from the weights alone.
+
+        Raises:
+            ValueError: If ``path`` is something else than a saved model, or a parameter has no
+                JSON form.
+        """
+        check_is_fitted(self)
+        save_estimator(self, path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, module: nn.Module | None = None) -> Self:
+        """Read a folder that `save` wrote: weights as safetensors, the rest as JSON, no pickle.
+
+        Args:
+            path: The folder.
+            module: A module of the kind the model was trained with, if that was not the default
+                one. It is copied, and its weights are replaced.
+
+        Raises:
+            ValueError: If ``path`` is not a saved model of this kind or ``module`` does not fit it.
+        """
+        loaded: Self = load_estimator(cls, path, module)
+        return loaded
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

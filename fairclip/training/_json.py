@@ -28,7 +28,8 @@ def to_json(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(item, name) for item in value]
     if isinstance(value, Mapping):
-        return {"mapping": {str(key): to_json(item, name) for key, item in value.items()}}
+        pairs = [[to_json(key, name), to_json(item, name)] for key, item in value.items()]
+        return {"mapping": pairs}  # JSON's own keys are all text
     if isinstance(value, Chain):
         return {"chain": [to_json(mode, name) for mode in value.modes]}
     if type(value) in MODES.values():
@@ -48,7 +49,7 @@ def from_json(value: Any) -> Any:
     if "float" in value:
         return float(value["float"])
     if "mapping" in value:
-        return {key: from_json(item) for key, item in value["mapping"].items()}
+        return {from_json(key): from_json(item) for key, item in value["mapping"]}
     if "chain" in value:
         return Chain(*(from_json(mode) for mode in value["chain"]))
     if value["mode"] not in MODES:

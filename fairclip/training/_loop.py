@@ -6,15 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fairclip.training._losses import weighted
+from fairclip.training._rows import Inputs
 from fairclip.training._steps import RowLosses, Step
 
 
 def train(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     groups: Tensor,
     *,
+    weights: Tensor | None = None,
     step: Step,
     loss_fn: RowLosses,
     optimizer: Optimizer,
@@ -29,9 +32,11 @@ def train(
 
     Args:
         model: Its parameters are those of ``optimizer``. It is left in training mode.
-        inputs: All rows, on any device.
+        inputs: All rows, on any device, or anything that gives tensors for row numbers.
         targets: One target per row, as ``loss_fn`` takes them.
         groups: One group code per row, on the CPU; -1 = unknown.
+        weights: What each row's loss is multiplied by, on the CPU; None: 1. With a mean of 1 they
+            leave the meaning of the learning rate alone.
         step: Turns a batch into final gradients.
         loss_fn: ``loss_fn(outputs, targets)`` returns one loss per row.
         optimizer: Steps once per batch.
@@ -42,9 +47,10 @@ def train(
 
     Shape:
         - ``inputs``: ``(N, d)`` or ``(N, ...)``. ``targets``: ``(N,)``. ``groups``: ``(N,)`` int64.
+          ``weights``: ``(N,)``.
 
     Returns:
-        The mean loss per row of each epoch, measured while the weights were moving.
+        The mean weighted loss per row of each epoch, measured while the weights were moving.
 
     Raises:
         ValueError: If ``loss_fn`` does not return one loss per row.
@@ -83,7 +89,7 @@ def train(
                 inputs[rows].to(device, non_blocking=True),
                 targets[rows].to(device, non_blocking=True),
                 groups[rows],
-                loss_fn,
+                weighted(loss_fn, None if weights is None else weights[rows]),
             )
             optimizer.step()
             total += loss * len(rows)
@@ -95,7 +101,7 @@ def train(
 
 
 @torch.no_grad()
-def infer(model: nn.Module, inputs: Tensor, batch_size: int = 4096) -> Tensor:
+def infer(model: nn.Module, inputs: Inputs, batch_size: int = 4096) -> Tensor:
     """Return the model's outputs for all rows, on the CPU.
 
     The model runs in evaluation mode and is put back into the mode it was in.
@@ -107,7 +113,9 @@ def infer(model: nn.Module, inputs: Tensor, batch_size: int = 4096) -> Tensor:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return torch.cat([model(part.to(device)).cpu() for part in torch.split(inputs, batch_size)])
+        starts = range(0, max(len(inputs), 1), batch_size)  # no rows have a shape too
+        parts = (inputs[start : start + batch_size].to(device) for start in starts)
+        return torch.cat([model(part).cpu() for part in parts])
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -1,9 +1,11 @@
-"""Cross entropy for two and for more classes. Shapes: B rows, C classes."""
+"""One loss per row, of classes and of numbers. Shapes: B rows, N rows, C classes."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from fairclip.training._steps import RowLosses
 
 
 def n_outputs(n_classes: int) -> int:
@@ -11,7 +13,7 @@ def n_outputs(n_classes: int) -> int:
     return 1 if n_classes == 2 else n_classes
 
 
-def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+def cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the cross entropy of each row in nats.
 
     Shape:
@@ -24,6 +26,24 @@ def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
             logits, targets.to(logits), reduction="none"
         )
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the squared error of each row.
+
+    Shape:
+        - ``outputs``: ``(B, 1)``. ``targets``: ``(B,)``. Output: ``(B,)``.
+    """
+    return (outputs.squeeze(1) - targets).square()
+
+
+def weighted(loss_fn: RowLosses, weights: Tensor | None) -> RowLosses:
+    """Return ``loss_fn`` for rows that weigh ``weights``, ``(B,)`` on any device; None: all 1."""
+    if weights is None:
+        return loss_fn
+    return lambda outputs, targets: (
+        weights.to(outputs, non_blocking=True) * loss_fn(outputs, targets)
+    )
 
 
 def probabilities(outputs: Tensor) -> NDArray[np.float64]:

@@ -2,18 +2,19 @@
 
 import copy
 
-from torch import Tensor, nn
+from torch import nn
 
 from fairclip.training._loop import infer
+from fairclip.training._rows import Inputs
 
 
-def copy_module(module: nn.Module, inputs: Tensor, n_outputs: int) -> nn.Module:
-    """Return a copy on the CPU after two rows went through it.
+def copy_module(module: nn.Module, inputs: Inputs, n_outputs: int) -> nn.Module:
+    """Return a copy on the CPU after one or two rows went through it.
 
     Args:
         module: Is left as it is.
-        inputs: Two rows or more, ``(N, d)``.
-        n_outputs: Logits per row that the loss needs.
+        inputs: One row or more, ``(N, d)``.
+        n_outputs: Numbers per row that the loss needs.
 
     Raises:
         ValueError: If the module has nothing to train, fails on these rows or returns another
@@ -27,9 +28,10 @@ def copy_module(module: nn.Module, inputs: Tensor, n_outputs: int) -> nn.Module:
         shape = tuple(infer(module, rows).shape)
     except RuntimeError as error:
         raise ValueError(f"`module` fails on {tuple(rows.shape)} float32: {error}") from error
-    if shape != (2, n_outputs):
+    expected = (len(rows), n_outputs)
+    if shape != expected:
         raise ValueError(
-            f"`module` must return {n_outputs} logits per row, shape (2, {n_outputs}) for two "
-            f"rows, got {shape}."
+            f"`module` must return {n_outputs} numbers per row, shape {expected} for "
+            f"{len(rows)} row(s), got {shape}."
         )
     return module

@@ -1,13 +1,12 @@
-"""A fitted classifier as a folder: ``model.json`` and ``model.safetensors``, never a pickle."""
+"""A fitted estimator as a folder: ``model.json`` and ``model.safetensors``, never a pickle."""
 
 import copy
 import json
-from collections.abc import Callable
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -15,37 +14,32 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from fairclip.training._json import from_json, to_json
-from fairclip.training._losses import n_outputs
 from fairclip.training._mlp import make_mlp
 
-FORMAT = "fairclip.FairClipClassifier"
 VERSION = 1  # of the files
 SETTINGS = "model.json"
 WEIGHTS = "model.safetensors"
 
-Classifier = TypeVar("Classifier")
 
-
-def save_classifier(classifier: Any, path: str | PathLike[str]) -> None:
+def save_estimator(estimator: Any, path: str | PathLike[str]) -> None:
     """Write the folder under a temporary name, then rename it."""
     folder = Path(path)
     if folder.exists():
-        _read_settings(folder)
-    parameters = classifier.get_params(deep=False)
+        _read_settings(folder, estimator.FORMAT)
+    parameters = estimator.get_params(deep=False)
     module = parameters.pop("module")
     settings = {
-        "format": FORMAT,
+        "format": estimator.FORMAT,
         "version": VERSION,
         "fairclip": version("fairclip"),
         "module": None if module is None else type(module).__qualname__,
         "parameters": {name: to_json(value, name) for name, value in parameters.items()},
-        "classes": [to_json(label, "classes_") for label in classifier.classes_.tolist()],
-        "classes_dtype": classifier.classes_.dtype.str,
-        "n_features_in": classifier.n_features_in_,
-        "feature_names_in": list(getattr(classifier, "feature_names_in_", [])) or None,
-        "n_iter": classifier.n_iter_,
-        "loss_curve": classifier.loss_curve_,
-        "validation_curve": classifier.validation_curve_,
+        **estimator._target_to_json(),
+        "n_features_in": estimator.n_features_in_,
+        "feature_names_in": list(getattr(estimator, "feature_names_in_", [])) or None,
+        "n_iter": estimator.n_iter_,
+        "loss_curve": estimator.loss_curve_,
+        "validation_curve": estimator.validation_curve_,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
@@ -53,18 +47,16 @@ def save_classifier(classifier: Any, path: str | PathLike[str]) -> None:
         new.mkdir()
         text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False)
         (new / SETTINGS).write_text(text, encoding="utf-8")
-        save_model(classifier.module_, str(new / WEIGHTS))
+        save_model(estimator.module_, str(new / WEIGHTS))
         if folder.exists():
             folder.rename(Path(temporary, "old"))
         new.rename(folder)
 
 
-def load_classifier(
-    cls: Callable[..., Classifier], path: str | PathLike[str], module: nn.Module | None
-) -> Classifier:
-    """Build the classifier from its settings and give it the saved weights."""
+def load_estimator(cls: Any, path: str | PathLike[str], module: nn.Module | None) -> Any:
+    """Build the estimator from its settings and give it the saved weights."""
     folder = Path(path)
-    settings = _read_settings(folder)
+    settings = _read_settings(folder, cls.FORMAT)
     if settings["module"] is not None and module is None:
         raise ValueError(
             f"{folder} was saved with a module of its own, {settings['module']}: "
@@ -73,35 +65,34 @@ def load_classifier(
     if settings["module"] is None and module is not None:
         raise ValueError(f"{folder} was saved with the default module: leave `module` out.")
     parameters = {name: from_json(value) for name, value in settings["parameters"].items()}
-    classifier: Any = cls(module=module, **parameters)
-    classes = [from_json(label) for label in settings["classes"]]
-    classifier.classes_ = np.array(classes, dtype=settings["classes_dtype"])
-    classifier.n_features_in_ = settings["n_features_in"]
+    estimator: Any = cls(module=module, **parameters)
+    estimator._target_from_json(settings)
+    estimator.n_features_in_ = settings["n_features_in"]
     if settings["feature_names_in"] is not None:
-        classifier.feature_names_in_ = np.array(settings["feature_names_in"], dtype=object)
-    classifier.n_iter_ = settings["n_iter"]
-    classifier.loss_curve_ = settings["loss_curve"]
-    classifier.validation_curve_ = settings["validation_curve"]
+        estimator.feature_names_in_ = np.array(settings["feature_names_in"], dtype=object)
+    estimator.n_iter_ = settings["n_iter"]
+    estimator.loss_curve_ = settings["loss_curve"]
+    estimator.validation_curve_ = settings["validation_curve"]
     if module is None:
-        n_logits = n_outputs(len(classes))
-        fitted: nn.Module = make_mlp(classifier.n_features_in_, n_logits, classifier.hidden, seed=0)
+        n_features, n_outputs = estimator.n_features_in_, estimator._n_outputs
+        fitted: nn.Module = make_mlp(n_features, n_outputs, estimator.hidden, seed=0)
     else:
         fitted = copy.deepcopy(module).cpu()
     try:
         load_model(fitted, folder / WEIGHTS)
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"The weights in {folder} cannot be loaded: {error}") from error
-    classifier.module_ = fitted.eval()
-    return classifier  # type: ignore[no-any-return]
+    estimator.module_ = fitted.eval()
+    return estimator
 
 
-def _read_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a saved classifier; anything else raises."""
+def _read_settings(folder: Path, kind: str) -> dict[str, Any]:
+    """Return the settings of a saved estimator of this kind; anything else raises."""
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is not a saved model: {error}") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+    if not isinstance(settings, dict) or settings.get("format") != kind:
         raise ValueError(f"{folder} is not a saved model: its {SETTINGS} is something else.")
     if settings.get("version") != VERSION:
         raise ValueError(

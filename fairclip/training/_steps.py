@@ -14,8 +14,8 @@ class Step(Protocol):
     """Anything that leaves final gradients in ``.grad``; the optimizer's step follows.
 
     ``loss_fn(outputs, targets)`` returns one loss per row ``(B,)``, ``groups`` are int64 codes on
-    the CPU with -1 for an unknown group. The step returns the mean loss of the rows, detached and
-    unweighted, so that the loss curves of different steps can be compared.
+    the CPU with -1 for an unknown group. The step returns the mean of these losses, detached and
+    not weighted by group, so that the loss curves of different steps can be compared.
     """
 
     def __call__(

@@ -228,7 +228,7 @@ def test_missing_sensitive_values_are_rows_of_an_unknown_group() -> None:
         ({"early_stopping": True, "validation_fraction": 1.5}, "validation_fraction"),
         ({"device": "abacus"}, "abacus"),
         ({"module": nn.Linear(3, 1)}, "`module` fails on"),
-        ({"module": nn.Linear(4, 2)}, "must return 1 logits per row"),
+        ({"module": nn.Linear(4, 2)}, "must return 1 numbers per row"),
         ({"module": nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))}, r"got \(2,\)"),
         ({"module": nn.Identity()}, "no trainable parameters"),
         ({"lr": 1e30}, "diverged"),
