@@ -1,5 +1,6 @@
 """Where an estimator's training ended, so that a later call can go on from there."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -40,10 +41,11 @@ class Position:
         if not self.optimizer:
             return
         rates = [group["lr"] for group in optimizer.param_groups]
-        optimizer.load_state_dict(self.optimizer)
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # which it would write to
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        clipper.load_state_dict({**self.clipper, "trace": self.clipper["trace"].state_dict()})
+        trace = self.clipper["trace"].state_dict()
+        clipper.load_state_dict(copy.deepcopy({**self.clipper, "trace": trace}))
 
 
 def _on_cpu(state: Any) -> Any:

@@ -118,7 +118,7 @@ def test_a_grid_search_routes_sensitive_features_to_each_fold() -> None:
 
     def score(model: Any, X: Any, y: Any) -> float:
         seen.append(n_grouped(model[-1]))
-        return float(model.score(X, y))
+        return float(np.mean(model.predict(X) == y))
 
     grid = {"fairclipclassifier__max_ratio": [0.5, np.inf]}
     pipeline = make_pipeline(StandardScaler(), QUICK).set_params(fairclipclassifier=routed(QUICK))
