@@ -1,6 +1,6 @@
 """The rows that an estimator is given. Shapes: N rows, d features, B rows of a batch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -90,9 +90,8 @@ class Rows:
         return torch.from_numpy(np.float32(self.weights / self.weights.mean()))
 
     def _take(self, rows: NDArray[np.int64]) -> Self:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        taken = {
-            name: part if part is None else _safe_indexing(part, rows)
-            for name, part in parts.items()
-        }
-        return type(self)(**taken)
+        def taken(part: Any) -> Any:
+            return None if part is None else _safe_indexing(part, rows)
+
+        sensitive_features = taken(self.sensitive_features)
+        return type(self)(taken(self.X), taken(self.y), sensitive_features, taken(self.weights))

@@ -104,6 +104,12 @@ def test_groups_are_cells() -> None:
     ]
 
 
+def test_groups_may_be_the_sensitive_features_alone() -> None:
+    model = fitted(groups="sensitive", max_ratio=0.5, smoothing=0.0)
+    assert encoder_of(model).names_ == ["sex=female", "sex=male"]
+    assert (model.trace_.to_frame()["factor[sex=male]"] < 1).any()
+
+
 def test_without_sensitive_features_nothing_is_capped_and_a_warning_says_so() -> None:
     with pytest.warns(FairclipWarning, match="training without a cap") as caught:
         model = FairClipClassifier(epochs=2, random_state=0).fit(X, y)
@@ -199,9 +205,11 @@ def test_it_pickles_with_all_it_learned() -> None:
     assert_same_weights(again.module_, model.module_)
 
 
-def test_verbose_shows_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    fitted(verbose=True)
-    assert "3/3" in capsys.readouterr().err
+def test_verbose_shows_a_progress_bar_with_the_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    model = fitted(verbose=True)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert f"loss={model.loss_curve_[-1]:.4g}" in shown
     fitted()
     assert capsys.readouterr().err == ""
 
@@ -219,6 +227,10 @@ def test_missing_sensitive_values_are_rows_of_an_unknown_group() -> None:
         ({"max_ratio": 0}, "max_ratio"),
         ({"max_ratio": math.nan}, "max_ratio"),
         ({"within": "group"}, "within"),
+        ({"groups": "rows"}, "groups"),
+        ({"groups": "sensitive", "within": "label"}, "needs cells"),
+        ({"class_weight": "equal"}, "class_weight"),
+        ({"class_weight": {0: -1, 1: 1}}, "not be negative"),
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"lr": 0.0}, "lr"),

@@ -96,3 +96,7 @@ def test_infer_is_the_forward_in_evaluation_mode() -> None:
     assert [module.training for module in model] == [True, True, False]
     assert not outputs.requires_grad
     torch.testing.assert_close(outputs, model.eval()(ROWS))
+
+
+def test_infer_takes_no_rows() -> None:
+    assert infer(nn.Linear(1, 3), ROWS[:0]).shape == (0, 3)

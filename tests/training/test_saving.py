@@ -9,7 +9,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from fairclip import FairClipClassifier
+from fairclip import FairClipClassifier, FairClipRegressor
 from fairclip.clipping import Chain, Norm, Value
 from tests.training._inputs import planted
 from tests.training._properties import assert_same_weights
@@ -57,6 +57,33 @@ def test_parameters_come_back(tmp_path: Path) -> None:
     loaded = FairClipClassifier.load(tmp_path / "model")
     assert loaded.get_params() == model.get_params()
     assert_same_weights(loaded.module_, model.module_)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 1, 1: 2.5}])
+def test_weights_of_classes_come_back(tmp_path: Path, class_weight: Any) -> None:
+    fitted(class_weight=class_weight, groups="sensitive").save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    assert (loaded.class_weight, loaded.groups) == (class_weight, "sensitive")
+
+
+def test_a_regressor_predicts_the_same(tmp_path: Path) -> None:
+    model = FairClipRegressor(max_ratio=math.inf, hidden=(7,), epochs=2, random_state=0)
+    model.fit(X, 100 + 30 * X[:, 0], sensitive_features=SEX).save(tmp_path / "model")
+    loaded = FairClipRegressor.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.get_params() == model.get_params()
+    with pytest.raises(ValueError, match="is not a saved model"):
+        FairClipClassifier.load(tmp_path / "model")
+
+
+def test_training_goes_on_from_the_weights_that_were_loaded(tmp_path: Path) -> None:
+    model = fitted(epochs=3, lr=0.01)
+    model.save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    loaded.set_params(lr=1e-9).partial_fit(X, y, sensitive_features=SEX)
+    assert loaded.loss_curve_[:3] == model.loss_curve_
+    assert loaded.n_iter_ == len(loaded.loss_curve_) == 4
+    np.testing.assert_allclose(loaded.predict_proba(X), model.predict_proba(X), atol=1e-5)
 
 
 def test_names_of_columns_are_checked_after_loading(tmp_path: Path) -> None:

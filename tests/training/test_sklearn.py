@@ -63,7 +63,9 @@ def test_a_weight_is_as_many_rows(estimator: Any) -> None:
     times = np.random.default_rng(0).integers(0, 4, size=400)
     model = clone(estimator).set_params(batch_size=10_000, max_ratio=np.inf, epochs=15)
     weighted = clone(model).fit(X, y, sensitive_features=SEX, sample_weight=times)
-    repeated = model.fit(X.repeat(times, 0), y.repeat(times), sensitive_features=SEX.repeat(times))
+    repeated = model.fit(
+        X.repeat(times, 0), y.repeat(times), sensitive_features=SEX.repeat(times.tolist())
+    )
     method = "predict_proba" if hasattr(model, "predict_proba") else "predict"
     expected = getattr(repeated, method)(X)
     np.testing.assert_allclose(getattr(weighted, method)(X), expected, rtol=1e-4, atol=1e-5)
