@@ -59,7 +59,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         batch_size: Rows per batch.
         lr: Adam's step size.
         early_stopping: Hold rows back, stop when their mean loss no longer falls, and keep the
-            weights of the best epoch.
+            weights of the best epoch of the call.
         validation_fraction: Share in (0, 1) of the rows held back, drawn by class.
         n_iter_no_change: Epochs without a new least validation loss before stopping.
         warm_start: `fit` goes on where the call before ended, as `partial_fit` does.
@@ -74,9 +74,9 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         module_: The fitted module, on the CPU, in evaluation mode.
         encoder_: The fitted `GroupEncoder`; None if there were no sensitive features.
         trace_: The `Trace` of all steps.
-        n_iter_: Epochs run.
+        n_iter_: Epochs run, of all calls that went on with it.
         loss_curve_: Mean training loss of each epoch, in nats, rows weighted.
-        validation_curve_: Mean validation loss of each epoch; None without early stopping.
+        validation_curve_: Mean validation loss likewise; None without early stopping.
         n_features_in_: Columns of X.
         feature_names_in_: Their names, if X had names.
 
@@ -106,9 +106,9 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         ...         return super().fit(
         ...             X, y, sensitive_features=sensitive, sample_weight=sample_weight
         ...         )
-        >>> model = BySex(epochs=1).fit(pd.DataFrame(X, columns=["a", "b", "c"])[:200], y[:200])
-        >>> int(model.encoder_.counts_.sum())
-        200
+        >>> part = pd.DataFrame(X, columns=["a", "b", "c"])[100:]
+        >>> int(BySex(epochs=1).fit(part, y[100:]).encoder_.counts_.sum())
+        300
     """
 
     FORMAT = "fairclip.FairClipClassifier"

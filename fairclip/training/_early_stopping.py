@@ -10,7 +10,7 @@ from fairclip.training._steps import RowLosses
 
 
 class EarlyStopping:
-    """An ``on_epoch`` of `train`: watches the mean loss of rows that are held back.
+    """Watches the mean loss of rows that are held back.
 
     Args:
         inputs: The rows held back, ``(V, d)``.

@@ -138,8 +138,6 @@ class FairClipEstimator(Parameters, ABC):
         batches = GroupBatchSampler(groups, self.batch_size, seed=position.seed)
         batches.load_state_dict({**batches.state_dict(), "epoch": self.n_iter_})
         inputs, device = as_inputs(rows.X), find_device(self.device)
-        data = (inputs, self._targets(rows.y), torch.from_numpy(groups))
-        losses: list[float] = []
         with seeded(position.seed + self.n_iter_, device):
             module = self._module(inputs, position.seed, goes_on=goes_on).to(device)
             optimizer = torch.optim.Adam(module.parameters(), lr=self.lr)
@@ -150,21 +148,25 @@ class FairClipEstimator(Parameters, ABC):
                 tqdm(total=epochs, unit="epoch", disable=not self.verbose) as progress,
             ):
                 position.restore(optimizer, clipper)
-                for epoch in range(epochs):
-                    losses += train(
-                        module,
-                        *data,
-                        weights=rows.scaled_weights(),
-                        step=FairStep(clipper),
-                        loss_fn=self._losses,
-                        optimizer=optimizer,
-                        batches=batches,
-                        epochs=1,
-                    )
-                    progress.set_postfix(loss=f"{losses[-1]:.4g}", refresh=False)
+
+                def on_epoch(epoch: int, model: nn.Module, loss: float) -> bool:
+                    progress.set_postfix(loss=f"{loss:.4g}", refresh=False)
                     progress.update()
-                    if stopping is not None and stopping(epoch, module):
-                        break
+                    return stopping is not None and stopping(epoch, model)
+
+                losses = train(
+                    module,
+                    inputs,
+                    self._targets(rows.y),
+                    torch.from_numpy(groups),
+                    weights=rows.scaled_weights(),
+                    step=FairStep(clipper),
+                    loss_fn=self._losses,
+                    optimizer=optimizer,
+                    batches=batches,
+                    epochs=epochs,
+                    on_epoch=on_epoch,
+                )
         if not math.isfinite(losses[-1]):
             raise ValueError(
                 f"Training diverged: the loss was {losses[-1]} in epoch {len(losses)}. "

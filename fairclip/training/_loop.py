@@ -23,7 +23,7 @@ def train(
     optimizer: Optimizer,
     batches: Iterable[Sequence[int]],
     epochs: int,
-    on_epoch: Callable[[int, nn.Module], bool | None] | None = None,
+    on_epoch: Callable[[int, nn.Module, float], bool | None] | None = None,
 ) -> list[float]:
     """Train ``model`` in place.
 
@@ -42,8 +42,8 @@ def train(
         optimizer: Steps once per batch.
         batches: Lists of row numbers; iterated once per epoch, as a `GroupBatchSampler` is.
         epochs: Passes over ``batches``.
-        on_epoch: Called as ``on_epoch(epoch, model)`` after each epoch, counted from 0; True
-            ends the training.
+        on_epoch: Called as ``on_epoch(epoch, model, loss)`` after each epoch, counted from 0, with
+            its mean loss; True ends the training.
 
     Shape:
         - ``inputs``: ``(N, d)`` or ``(N, ...)``. ``targets``: ``(N,)``. ``groups``: ``(N,)`` int64.
@@ -95,7 +95,7 @@ def train(
             total += loss * len(rows)
             n_rows += len(rows)
         curve.append(float(total) / n_rows)
-        if on_epoch is not None and on_epoch(epoch, model):
+        if on_epoch is not None and on_epoch(epoch, model, curve[-1]):
             break
     return curve
 

@@ -70,8 +70,8 @@ class Rows:
             raise ValueError(
                 "The weights of rows and classes must not be negative, and not all zero."
             )
-        kept = np.flatnonzero(weights)
-        return type(self)(self.X, self.y, self.sensitive_features, weights)._take(kept)
+        rows = type(self)(self.X, self.y, self.sensitive_features, weights)
+        return rows if weights.all() else rows._take(np.flatnonzero(weights))
 
     def split(self, fraction: float, seed: int, *, by_label: bool) -> tuple[Self, Self]:
         """Return the rows without a share that is drawn at random, and that share."""

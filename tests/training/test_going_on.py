@@ -30,18 +30,14 @@ def first_part(model: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def assert_same_training(one: Any, other: Any) -> None:
-    """All that was trained agrees up to rounding: steps that a clipper checks add up otherwise."""
+    assert_same_weights(one.module_, other.module_)
+    assert one.loss_curve_ == other.loss_curve_
     assert one.n_iter_ == other.n_iter_ == len(one.loss_curve_)
-    assert one.loss_curve_ == pytest.approx(other.loss_curve_, rel=1e-5)
-    for name, value in one.module_.state_dict().items():
-        torch.testing.assert_close(value, other.module_.state_dict()[name], rtol=1e-4, atol=1e-5)
-    pd.testing.assert_frame_equal(
-        one.trace_.to_frame(), other.trace_.to_frame(), check_exact=False, rtol=1e-3, atol=1e-5
-    )
+    pd.testing.assert_frame_equal(one.trace_.to_frame(), other.trace_.to_frame())
 
 
 @BOTH
-def test_a_pass_at_a_time_is_a_fit(estimator: Any) -> None:
+def test_a_pass_at_a_time_is_a_fit_bit_for_bit(estimator: Any) -> None:
     whole = clone(estimator).set_params(epochs=3)
     whole.fit(X, y, sensitive_features=SEX, sample_weight=WEIGHTS)
     parts = first_part(clone(estimator), X, y, sensitive_features=SEX, sample_weight=WEIGHTS)
@@ -49,17 +45,6 @@ def test_a_pass_at_a_time_is_a_fit(estimator: Any) -> None:
         parts = pickle.loads(pickle.dumps(parts))
         parts.partial_fit(X, y, sensitive_features=SEX, sample_weight=WEIGHTS)
     assert_same_training(parts, whole)
-
-
-@BOTH
-def test_where_nothing_is_capped_it_is_a_fit_bit_for_bit(estimator: Any) -> None:
-    free = clone(estimator).set_params(max_ratio=np.inf, epochs=3)
-    whole = clone(free).fit(X, y, sensitive_features=SEX)
-    parts = first_part(clone(free), X, y, sensitive_features=SEX)
-    for _ in range(2):
-        parts.partial_fit(X, y, sensitive_features=SEX)
-    assert_same_weights(parts.module_, whole.module_)
-    assert parts.loss_curve_ == whole.loss_curve_
 
 
 @BOTH
@@ -183,3 +168,13 @@ def test_labels_are_held_to_the_classes() -> None:
         model.set_params(warm_start=True).fit(X, -y, sensitive_features=SEX)
     with pytest.raises(ValueError, match="expecting 4 features"):
         model.partial_fit(X[:, :2], y, sensitive_features=SEX)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@BOTH
+def test_goes_on_on_a_gpu_from_what_is_kept_on_the_cpu(estimator: Any) -> None:
+    model = clone(estimator).set_params(epochs=2, warm_start=True, device="cuda")
+    model.fit(X, y, sensitive_features=SEX)
+    assert b"cuda" not in pickle.dumps(model._position)
+    assert model.fit(X, y, sensitive_features=SEX).loss_curve_[3] < model.loss_curve_[0]

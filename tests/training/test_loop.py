@@ -49,14 +49,15 @@ def test_left_over_gradients_are_dropped() -> None:
 def test_on_epoch_sees_every_epoch_and_ends_the_training() -> None:
     model, seen = one_weight(), []
 
-    def on_epoch(epoch: int, trained: nn.Module) -> bool:
+    def on_epoch(epoch: int, trained: nn.Module, loss: float) -> bool:
         assert trained is model
         trained.eval()
-        seen.append(epoch)
+        seen.append((epoch, loss))
         return epoch == 2
 
-    assert len(fit(model, epochs=9, on_epoch=on_epoch)) == 3
-    assert seen == [0, 1, 2]
+    curve = fit(model, epochs=9, on_epoch=on_epoch)
+    assert seen == list(enumerate(curve))
+    assert len(curve) == 3
 
 
 def test_every_epoch_is_in_training_mode() -> None:
@@ -68,7 +69,7 @@ def test_every_epoch_is_in_training_mode() -> None:
             return super().forward(input)
 
     model = Watched(1, 1)
-    fit(model, epochs=2, on_epoch=lambda _, trained: bool(trained.eval() is None))
+    fit(model, epochs=2, on_epoch=lambda _, trained, loss: bool(trained.eval() is None))
     assert modes == [True] * 4
 
 
