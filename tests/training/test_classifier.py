@@ -170,6 +170,15 @@ def test_early_stopping_holds_rows_back() -> None:
     assert fitted().validation_curve_ is None
 
 
+def test_rows_are_held_back_by_class() -> None:
+    rare = np.arange(400) < 40
+    model = FairClipClassifier(
+        epochs=1, early_stopping=True, validation_fraction=0.25, min_reference_rows=1
+    )
+    encoder = encoder_of(model.fit(X, rare, sensitive_features=SEX))
+    assert encoder.counts_[encoder.strata_ == 1].sum() == 30
+
+
 def test_the_random_state_decides_the_weights() -> None:
     dropout = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
     for parameters in ({}, {"module": dropout}, {"early_stopping": True}):
