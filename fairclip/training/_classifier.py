@@ -111,7 +111,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         300
     """
 
-    FORMAT = "fairclip.FairClipClassifier"
+    _FORMAT = "fairclip.FairClipClassifier"
     _losses = staticmethod(cross_entropies)
 
     def __init__(

@@ -37,7 +37,7 @@ from fairclip.training._steps import FairStep
 class FairClipEstimator(Parameters, ABC):
     """A module that `FairStep` trains; a subclass knows the targets and reads the outputs."""
 
-    FORMAT: ClassVar[str]  # of its files
+    _FORMAT: ClassVar[str]  # of its files
 
     @staticmethod
     @abstractmethod

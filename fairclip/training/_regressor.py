@@ -88,7 +88,7 @@ class FairClipRegressor(RegressorMixin, FairClipEstimator):  # type: ignore[misc
         ['sensitive_feature_0=female', 'sensitive_feature_0=male']
     """
 
-    FORMAT = "fairclip.FairClipRegressor"
+    _FORMAT = "fairclip.FairClipRegressor"
     _losses = staticmethod(squared_errors)
     _n_outputs = 1
     _makes_cells = False

@@ -25,11 +25,11 @@ def save_estimator(estimator: Any, path: str | PathLike[str]) -> None:
     """Write the folder under a temporary name, then rename it."""
     folder = Path(path)
     if folder.exists():
-        _read_settings(folder, estimator.FORMAT)
+        _read_settings(folder, estimator._FORMAT)
     parameters = estimator.get_params(deep=False)
     module = parameters.pop("module")
     settings = {
-        "format": estimator.FORMAT,
+        "format": estimator._FORMAT,
         "version": VERSION,
         "fairclip": version("fairclip"),
         "module": None if module is None else type(module).__qualname__,
@@ -56,7 +56,7 @@ def save_estimator(estimator: Any, path: str | PathLike[str]) -> None:
 def load_estimator(cls: Any, path: str | PathLike[str], module: nn.Module | None) -> Any:
     """Build the estimator from its settings and give it the saved weights."""
     folder = Path(path)
-    settings = _read_settings(folder, cls.FORMAT)
+    settings = _read_settings(folder, cls._FORMAT)
     if settings["module"] is not None and module is None:
         raise ValueError(
             f"{folder} was saved with a module of its own, {settings['module']}: "
