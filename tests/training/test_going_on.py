@@ -93,6 +93,8 @@ def test_a_new_learning_rate_holds_from_the_next_call_on() -> None:
 
 def test_dropout_is_drawn_anew_in_each_call() -> None:
     dropout = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    for parameter in dropout.parameters():
+        nn.init.constant_(parameter, 0.1)
     model = FairClipRegressor(module=dropout, lr=1e-12, batch_size=400, random_state=0)
     for _ in range(2):  # rows that are all alike, so that their order does not matter
         model.partial_fit(np.ones((400, 4)), np.zeros(400), sensitive_features=SEX)
