@@ -12,6 +12,8 @@ def as_frame(values: Any, prefix: str) -> tuple[pd.DataFrame, bool]:
     Unnamed columns become ``prefix_0``, ``prefix_1``, ... as in fairlearn. The index is dropped:
     rows are matched by position.
     """
+    if not isinstance(values, pd.Series | pd.DataFrame):
+        values = _from_polars(values)
     if isinstance(values, pd.Series) and values.name is not None:
         values = values.to_frame()
     if isinstance(values, pd.DataFrame):
@@ -23,6 +25,16 @@ def as_frame(values: Any, prefix: str) -> tuple[pd.DataFrame, bool]:
     # A list goes in as it is: numpy would turn the NaN of ["a", nan] into the text "nan".
     frame = pd.DataFrame(values if isinstance(values, list) else np.asarray(values))
     return frame.set_axis([f"{prefix}_{i}" for i in range(frame.shape[1])], axis=1), False
+
+
+def _from_polars(values: Any) -> Any:
+    """Return a table or column as polars has them as one of pandas, anything else as it is."""
+    names = getattr(values, "columns", None)
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return pd.DataFrame({name: np.asarray(values[name]) for name in names})
+    if isinstance(name := getattr(values, "name", None), str) and name:
+        return pd.Series(np.asarray(values), name=name)
+    return values
 
 
 def as_levels(frame: pd.DataFrame) -> pd.DataFrame:

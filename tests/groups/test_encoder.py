@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +39,16 @@ def test_intersections_worked_by_hand() -> None:
         "race": ["black", "white", "white"],
     }
     assert encoder.transform(PEOPLE).tolist() == [0, 2, 1, 2, 0]
+
+
+def test_tables_of_polars_are_as_those_of_pandas() -> None:
+    race = ["black", None, "white", "white", "black"]
+    table = polars.DataFrame({"sex": PEOPLE["sex"].tolist(), "race": race})
+    encoder, expected = GroupEncoder().fit(table), GroupEncoder().fit(PEOPLE.assign(race=race))
+    assert encoder.names_ == expected.names_
+    with pytest.warns(FairclipWarning, match="1 of 5 rows"):
+        assert encoder.transform(table).tolist() == [0, -1, 1, 2, 0]
+    assert GroupEncoder().fit(table["sex"]).names_ == ["sex=female", "sex=male"]
 
 
 def test_cells_worked_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Scripts before and after they took up fairclip: their lines, and what they train."""
 
 import difflib
+import re
 import runpy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ class Training:
     """What a script leaves.
 
     Attributes:
-        gradients: Of each step the gradients of all parameters, as its optimizer met them; empty
+        gradients: Of each step the gradients of all parameters, as its optimizer left them; empty
             where the optimizer is not one of torch's.
-        weights: Of the script's ``model``, after the last step.
+        weights: Of the script's ``model``, after the last step; empty where it leaves none.
     """
 
     gradients: list[list[Tensor]]
@@ -34,23 +35,26 @@ def run(script: str) -> Training:
     """Run a script of the folder."""
     with _gradients() as gradients:
         namespace = runpy.run_path(str(FOLDER / f"{script}.py"))
-    return Training(gradients, _weights(namespace["model"]))
+    model = namespace.get("model")
+    return Training(gradients, [] if model is None else _weights(model))
 
 
-def changed_lines(name: str) -> list[str]:
-    """Return the lines that a script has after and not before, white space aside.
+def diff(name: str) -> list[str]:
+    """Return the lines that a script lost, with "-", and won, with "+", white space aside.
 
-    Not counted are imports and the data loader that yields groups.
+    Imports are left out, and the line in which the data get their groups.
     """
     before, after = (
         [line.strip() for line in (FOLDER / f"{name}_{when}.py").read_text("utf-8").splitlines()]
         for when in ("before", "after")
     )
-    added = [line[2:] for line in difflib.ndiff(before, after) if line.startswith("+ ")]
+    free = {re.sub(r"with_groups\((\w+), codes\)", r"\1", line) for line in after}
+    free -= {*after}
+    changes = [line for line in difflib.ndiff(before, after) if line[0] in "-+" and line[2:]]
     return [
         line
-        for line in added
-        if line and not line.startswith(("import ", "from ")) and "with_groups(" not in line
+        for line in changes
+        if line[2:] not in free and not re.match(r"import |from |.*with_groups\(", line[2:])
     ]
 
 
