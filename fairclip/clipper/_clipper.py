@@ -128,8 +128,21 @@ class FairClipper:
 
     @property
     def clip(self) -> Mode | None:
-        """The mode for the combined gradient."""
+        """The mode for the combined gradient; another may be set, which begins with no memory.
+
+        Raises:
+            TypeError: If it is no mode of gradient clipping.
+        """
         return self._ending.clip
+
+    @clip.setter
+    def clip(self, mode: Mode | None) -> None:
+        self._ending = self._ending.with_clip(mode)
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a step was begun that `clip_grad_` has not ended."""
+        return self._weighed is not None or self._engine.is_in_step
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
@@ -355,7 +368,7 @@ class FairClipper:
         Of a step that is under way nothing is in it, as nothing of ``.grad`` is in other states; a
         FairclipWarning says so.
         """
-        if self._weighed is not None or self._engine.is_in_step:
+        if self.is_in_step:
             warnings.warn(
                 "A step is under way: its windows are not in the state. Save after `clip_grad_()`.",
                 FairclipWarning,

@@ -17,7 +17,12 @@ def as_codes(groups: Codes) -> Tensor:
         ValueError: If they have another shape, or hold nothing.
     """
     if not isinstance(groups, Tensor):
-        array = np.array(groups)  # a copy: pandas hands out arrays that torch must not write to
+        try:
+            array = np.array(groups)  # a copy: pandas hands out arrays that torch must not write to
+        except ValueError as error:  # sequences of several lengths
+            raise TypeError(
+                f"`groups` must be integer codes, got {type(groups).__name__}: {error}"
+            ) from error
         if array.dtype.kind not in "iufcb":
             raise TypeError(
                 f"`groups` must be integer codes, got {array.dtype}. `GroupEncoder` makes them."

@@ -51,6 +51,10 @@ class Ending:
         self.raises = on_nonfinite == "raise"
         self._parameters = parameters
 
+    def with_clip(self, clip: Mode | None) -> "Ending":
+        """Return one that differs in the clip."""
+        return Ending(self._parameters, clip, "raise" if self.raises else "keep")
+
     @property
     def looks_at_gradient(self) -> bool:
         """Whether it does more than unscale: to look costs more than all the rest of `weigh`."""

@@ -97,7 +97,8 @@ def _keeps(
             eps,
         )
         for leaf, now, layout in zip(leaves, found, layouts, strict=True)
-        if layout is not None and has_rows(layout)
+        # A mask that a model makes only where something is masked may be none now.
+        if layout is not None and has_rows(layout) and isinstance(now, Tensor)
     )
 
 

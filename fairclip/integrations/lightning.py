@@ -39,6 +39,11 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
     and no other step does, except for the groups where Lightning has moved them to a GPU: it leaves
     them on the CPU as a NumPy array, which ``on_before_batch_transfer`` can make of them.
 
+    Put it first in ``callbacks``: it takes what an earlier one adds to a gradient in
+    ``on_after_backward`` for a part of the largest group's, and a later one sees in
+    ``on_before_optimizer_step`` what the optimizer will. Lightning's `Tuner` takes all callbacks
+    off while it looks for a learning rate or a batch size, so there nothing is capped.
+
     Checkpoints hold the clipper's state and restore it; in the middle of an accumulation that of
     the last step, with a warning. A Trainer takes one such callback.
 
@@ -141,7 +146,8 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
             # Lightning would log the last value again of what this step does not have.
             numbers = {name: float("nan") for name in self._logged}
             for name, number in self.clipper.trace.latest().items():
-                numbers[f"fairclip/{name}"] = number
+                if name != "norm_clipped" or self.clipper.clip is not None:  # Lightning may clip
+                    numbers[f"fairclip/{name}"] = number
             pl_module.log_dict(numbers, on_step=True, on_epoch=False)
             self._is_logged, self._logged = True, tuple(numbers)
 
@@ -190,6 +196,12 @@ def _groups_of(batch: Any, place: int | str) -> Any:
     """
     if isinstance(batch, Mapping) and isinstance(place, int):
         place = "groups"
+    if place == -1 and isinstance(batch, tuple | list) and len(batch) == 2:
+        raise ValueError(
+            "The batch has two parts, whose last are the targets and not the groups, by the look "
+            "of it. Put `fairclip.with_groups(dataset, codes)` into the data loader, or say where "
+            "they are: `FairClipCallback(clipper, groups=1)`."
+        )
     if isinstance(batch, Mapping | tuple | list):
         with suppress(LookupError, TypeError):
             return batch[place]  # type: ignore[index]  # a wrong type is an error here

@@ -1,5 +1,6 @@
 """fairclip in the Trainer of Hugging Face transformers."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ require("accelerate", "hf")  # without it transformers has a Trainer that cannot
 _Trainer: Any = require("transformers", "hf").Trainer
 _Callback: Any = require("transformers", "hf").TrainerCallback
 
-__all__ = ["FairClipCallback", "FairClipTrainer"]
+__all__ = ["FairClipTrainer", "LogCallback"]
 
 _FILE = "clipper.pt"  # beside the optimizer.pt of a checkpoint
 
@@ -32,12 +33,15 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
     collator must keep it. Evaluation and prediction do without. The batches of a step that
     accumulates gradients are capped as one, however the Trainer scales their losses.
 
-    ``max_grad_norm`` of the arguments (1.0 unless it is given) clips the capped gradient, and is
-    kept in the clipper's trace. Where the clipper has a ``clip``, that takes its place. The norm
-    that is logged is that of the capped gradient before it is clipped.
+    ``max_grad_norm`` of the arguments (1.0 unless it is given) becomes the ``clip`` of a clipper
+    without one; beside one it should be 0. The norm that is logged is that of the capped gradient
+    before it is clipped. A model that the Trainer compiles cannot be watched.
+
+    Make the clipper with ``batch_dim=0``, where a collator puts the rows: else a batch of as many
+    rows as tokens is refused.
 
     Checkpoints hold the clipper's state, and ``resume_from_checkpoint`` goes on with it, bit for
-    bit. Numbers of the step are logged with the loss; ``remove_callback(FairClipCallback)`` ends
+    bit. Numbers of the step are logged with the loss; ``remove_callback(LogCallback)`` ends
     that.
 
     Args:
@@ -49,7 +53,7 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
         TypeError: If ``clipper`` is none.
         ValueError: If ``model_init`` is passed, or ``max_grad_norm`` beside the ``clip`` of the
             clipper; in training if a batch has no "groups".
-        NotImplementedError: If there are several devices.
+        NotImplementedError: If there are several devices, or ``torch_compile``.
 
     Example:
         >>> import torch, fairclip
@@ -67,7 +71,7 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
         ...     intermediate_size=16,
         ... )
         >>> model = BertForSequenceClassification(config)
-        >>> clipper = fairclip.FairClipper(model, group_counts=[120, 40])
+        >>> clipper = fairclip.FairClipper(model, group_counts=[120, 40], batch_dim=0)
         >>> trainer = FairClipTrainer(
         ...     model=model,
         ...     args=TrainingArguments("out", max_steps=3, use_cpu=True, disable_tqdm=True),
@@ -79,6 +83,8 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
         >>> len(clipper.trace)
         3
     """
+
+    args: Any
 
     def __init__(self, *args: Any, clipper: FairClipper, **kwargs: Any) -> None:
         if not isinstance(clipper, FairClipper):
@@ -94,16 +100,16 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
                 f"fairclip trains on one device for now, and there are {self.args.n_gpu}: set "
                 "CUDA_VISIBLE_DEVICES=0."
             )
-        default = type(self.args).max_grad_norm
-        if clipper.clip is not None and self.args.max_grad_norm not in (0, default):
-            raise ValueError(
-                f"`max_grad_norm` is {self.args.max_grad_norm}, and the clipper clips by "
-                f"{clipper.clip}: choose one of them, the other is 0 or None."
+        if self.args.torch_compile:
+            raise NotImplementedError(
+                "A model that is compiled cannot be watched: use `torch_compile=False`."
             )
+        self._take_over(self.args.max_grad_norm)
         # With one device it multiplies the loss by 1, but in place, which hides its gradient.
+        self.args = copy.copy(self.args)
         self.args.average_tokens_across_devices = False
         # The first: it adds to what the others are given.
-        self.callback_handler.callbacks.insert(0, FairClipCallback(clipper))
+        self.callback_handler.callbacks.insert(0, LogCallback(clipper))
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
@@ -129,15 +135,28 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
         if "groups" not in self._signature_columns:
             self._signature_columns.append("groups")
 
+    def _take_over(self, max_grad_norm: float) -> None:
+        """Let the clipper do what the Trainer would do with this threshold."""
+        clip = self.clipper.clip
+        if not max_grad_norm:
+            return
+        if clip is None:
+            self.clipper.clip = Norm(max_norm=max_grad_norm)
+            return
+        text = (
+            f"`max_grad_norm` is {max_grad_norm}, and the clipper clips by {clip}: pass "
+            "`max_grad_norm=0` in the arguments, or no `clip`."
+        )
+        if max_grad_norm != type(self.args).max_grad_norm:
+            raise ValueError(text)
+        warnings.warn(f"{text} The clipper's is taken.", FairclipWarning, stacklevel=3)
+
     def _clip_grad_norm(self, model: nn.Module) -> None:
         """Leave it to `_get_grad_norm`, which is also called with ``max_grad_norm=0``."""
 
-    def _get_grad_norm(self, model: nn.Module, **_: Any) -> Tensor:
+    def _get_grad_norm(self, *_: Any, **__: Any) -> Tensor:
         record = clip_grad_(self.clipper, self.accelerator, self.optimizer)
         assert record is not None  # it is called where the optimizer is about to step
-        if self.clipper.clip is None and self.args.max_grad_norm > 0:
-            clip = Norm(max_norm=self.args.max_grad_norm)
-            self.clipper.trace.append(clip(list(model.named_parameters())))
         return record.norm_capped
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -161,7 +180,7 @@ class FairClipTrainer(_Trainer):  # type: ignore[misc]  # it has no types
             )
 
 
-class FairClipCallback(_Callback):  # type: ignore[misc]  # it has no types
+class LogCallback(_Callback):  # type: ignore[misc]  # it has no types
     """Add the numbers of the last step to what is logged with the loss.
 
     They are those of `Trace.latest`, as "fairclip/factor[<group>]" and so on. `FairClipTrainer` has

@@ -1,4 +1,4 @@
-"""Numbers as lines of JSON, in a file that outlives the process at any moment."""
+"""Numbers as lines of JSON, in a file that outlives a process that is killed."""
 
 import json
 import math
@@ -12,7 +12,8 @@ class JsonLines:
     """Write each step as a line ``{"step": 50, "n[0]": 12, ...}`` at the end of a file.
 
     A line is in the file when the call returns. Where a process was killed while it wrote one, the
-    next that opens the file cuts off the half. A run that goes on from an earlier checkpoint writes
+    next that opens the file cuts off the half; after a power cut the end may be of another kind,
+    which is refused. A run that goes on from an earlier checkpoint writes
     the steps since then once more; the later lines count. A number that is not finite is ``null``:
     JSON has none.
 

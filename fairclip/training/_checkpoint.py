@@ -4,6 +4,7 @@ import copy
 import io
 import operator
 import os
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -189,6 +190,9 @@ class Checkpoint:
     def _read(self) -> dict[str, Any]:
         with self._path.open("rb") as file:
             try:
+                if (damaged := zipfile.ZipFile(file).testzip()) is not None:  # torch does not look
+                    raise zipfile.BadZipFile(f"{damaged} has another checksum.")
+                file.seek(0)
                 content = torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:
                 raise ValueError(

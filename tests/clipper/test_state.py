@@ -11,7 +11,8 @@ from torch import nn
 from fairclip import FairClipper, FairclipWarning, NormCap
 from fairclip.clipping import Norm
 from tests.clipper._inputs import COUNTS, EVERY, LAGGED_CAP, Batch, K, make_batches, mlp, row_losses
-from tests.clipper._properties import assert_same, step, weighed_step
+from tests.clipper._properties import assert_same, grads, step, weighed_step
+from tests.gradients._oracle import norm
 from tests.training._properties import assert_same_states
 
 
@@ -69,6 +70,21 @@ def test_a_state_of_another_version_or_of_other_groups_is_refused() -> None:
         FairClipper(mlp(), group_counts=[600, 250, 151]).load_state_dict(state)
     with pytest.raises(ValueError, match="scope"):
         FairClipper(mlp(), NormCap(scope="layer"), group_counts=COUNTS).load_state_dict(state)
+
+
+def test_another_clip_may_be_set_between_two_steps() -> None:
+    model = mlp()
+    clipper = FairClipper(model, NormCap(0.5), group_counts=COUNTS)
+    first, second = make_batches(2)
+    assert step(clipper, model, first).clip is None
+    model.zero_grad()
+    clipper.clip = Norm(0.01)
+    record = step(clipper, model, second)
+    assert record.clip is not None
+    assert norm(grads(model)) <= 0.01 * (1 + 1e-6)
+    assert not clipper.is_in_step
+    with pytest.raises(TypeError, match="must be a clipping mode"):
+        clipper.clip = 1.0  # type: ignore[assignment]
 
 
 def test_the_state_in_the_middle_of_a_step_is_that_before_it() -> None:

@@ -101,6 +101,19 @@ class TestTransformers:
         assert not assert_exact(model, of_masked, CODES)
 
 
+@pytest.mark.parametrize("padded", [0, 1])
+def test_a_mask_that_the_model_drops_where_nothing_is_masked(padded: int) -> None:
+    mask = torch.ones(2, IDS.shape[-1], dtype=torch.long)
+    mask[padded, -1] = 0
+
+    def losses(model: nn.Module, step: int) -> Tensor:
+        logits: Tensor = model(input_ids=IDS[step][:2], attention_mask=mask).logits
+        return logits.square().sum(1)
+
+    codes = [torch.tensor([0, 1]), torch.tensor([1, 0])]
+    assert not assert_exact(seeded(bert), losses, codes, batch_dim=0, check=True)
+
+
 @pytest.mark.parametrize("build", [bert, gpt2_classifier])
 def test_every_step_checked(build: Callable[[], nn.Module]) -> None:
     assert not assert_exact(seeded(build), of_masked, CODES, check=True)

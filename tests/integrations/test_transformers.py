@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 
 from fairclip import FairClipper, FairclipWarning
 from fairclip.clipping import Norm
-from fairclip.integrations.transformers import FairClipCallback, FairClipTrainer
+from fairclip.integrations.transformers import FairClipTrainer, LogCallback
 from tests.gradients._real_models import bert
 from tests.integrations._text import (
     MODELS,
@@ -182,7 +182,8 @@ def test_the_clip_of_the_clipper_takes_the_place_of_the_default(tmp_path: Path) 
     optimizer, steps = noting_sgd(model)
     with torch.no_grad():
         model.get_parameter("classifier.weight").mul_(1000)  # large gradients
-    trainer = trainer_of("bert", tmp_path, clipper, model, max_grad_norm=1.0)
+    with pytest.warns(FairclipWarning, match=r"`max_grad_norm` is 1.0.*max_norm=4.0.*is taken"):
+        trainer = trainer_of("bert", tmp_path, clipper, model, max_grad_norm=1.0)
     trainer.optimizer = optimizer
     trainer.train()
     norms = [float(nn.utils.get_total_norm(step)) for step in steps]
@@ -200,14 +201,37 @@ def test_max_grad_norm_is_in_the_trace(tmp_path: Path) -> None:
     frame = trainer.clipper.trace.to_frame()
     assert frame["norm_before[Norm]"].tolist() == pytest.approx(frame["norm_capped"].tolist())
     assert frame["norm_after[Norm]"].max() == pytest.approx(MAX_NORM, rel=1e-4)
+    last = trainer.state.log_history[-2]
+    assert last["fairclip/norm_clipped"] == pytest.approx(last["fairclip/norm_after[Norm]"])
     logged = [log["grad_norm"] for log in trainer.state.log_history if "grad_norm" in log]
     assert logged == pytest.approx(frame["norm_capped"].tolist())
+
+
+def test_loggers_of_the_trace_see_the_clip(tmp_path: Path) -> None:
+    trainer = trainer_of("bag", tmp_path, max_grad_norm=MAX_NORM)
+    seen: list[dict[str, float]] = []
+    trainer.clipper.trace.log_to(lambda numbers, step: seen.append(numbers), every=1)
+    trainer.train()
+    assert all("threshold[Norm]" in numbers for numbers in seen)
+
+
+def test_the_arguments_stay_as_they_are(tmp_path: Path) -> None:
+    given = arguments(tmp_path)
+    then = given.to_dict()
+    model = make("bag")
+    FairClipTrainer(model=model, args=given, clipper=clipper_of(model))
+    assert given.to_dict() == then
+
+
+def test_a_compiled_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError, match="torch_compile=False"):
+        trainer_of("bag", tmp_path, torch_compile=True)
 
 
 def test_two_clips_are_refused(tmp_path: Path) -> None:
     model = make("bag")
     clipper = clipper_of(model, clip=Norm(max_norm=4.0))
-    with pytest.raises(ValueError, match=r"`max_grad_norm` is 0.5.*max_norm=4.0.*choose one"):
+    with pytest.raises(ValueError, match=r"is 0.5.*max_norm=4.0.*pass `max_grad_norm=0`"):
         trainer_of("bag", tmp_path, clipper, model, max_grad_norm=0.5)
     trainer_of("bag", tmp_path, clipper, model, max_grad_norm=0)
 
@@ -408,7 +432,7 @@ def test_numbers_are_logged_with_the_loss(tmp_path: Path) -> None:
 
 def test_they_are_not_where_the_callback_is_removed(tmp_path: Path) -> None:
     trainer = trainer_of("bag", tmp_path)
-    trainer.remove_callback(FairClipCallback)
+    trainer.remove_callback(LogCallback)
     trainer.train()
     assert not any("fairclip" in key for log in trainer.state.log_history for key in log)
 

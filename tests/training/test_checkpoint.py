@@ -299,6 +299,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     assert not Path("hostile").exists()
 
 
+def test_a_weight_that_was_changed_on_the_disk_is_noticed(path: Path) -> None:
+    run = trained(path)
+    whole = bytearray(path.read_bytes())
+    weight = next(run.model.parameters()).detach().numpy().tobytes()
+    whole[whole.index(weight)] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="no checkpoint of fairclip, or is damaged"):
+        Run(path).checkpoint.load()
+
+
 def _changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     content = torch.load(path, weights_only=True)
     change(content)

@@ -34,7 +34,7 @@ arguments = TrainingArguments(
     disable_tqdm=True,
     use_cpu=True,
 )
-clipper = FairClipper(model, encoder=encoder)
+clipper = FairClipper(model, encoder=encoder, batch_dim=0)
 trainer = FairClipTrainer(
     model=model,
     args=arguments,
