@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fairclip._extras import require
+from fairclip._optimizers import torch_optimizer
 from fairclip.clipper import FairClipper
+from fairclip.integrations.accelerate import clip_grad_
 
 NeuralNet: Any = require("skorch", "skorch").NeuralNet
 
@@ -21,9 +24,17 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
     of training need them, validation and prediction do not.
 
     It caps and clips before ``on_grad_computed`` of any callback, so that these see what the
-    optimizer sees. The clipper is made anew whenever the module is, and kept by ``partial_fit`` and
-    ``warm_start``. It is saved as ``net.save_params(f_clipper=...)``, and with a pickled net.
-    Parameters of the criterion are left alone.
+    optimizer sees. A ``train_step`` of your own notifies of "on_grad_computed" as skorch's does, or
+    calls ``self.clipper_.clip_grad_()``, before the optimizer's step. Parameters of the criterion
+    are left alone.
+
+    The clipper is made anew whenever the module is and by ``set_params(clipper=...)``, and kept by
+    ``partial_fit`` and ``warm_start``. It is saved with a pickled net, and where a file is named
+    for it: ``net.save_params(f_clipper=...)``, ``Checkpoint(f_clipper="clipper.pt")``.
+
+    With skorch's ``AccelerateMixin`` put this one first. The batches that an ``Accelerator``
+    accumulates are then one step, capped as a whole; without this mixin skorch zeroes the gradients
+    before the last of them and steps on that one alone.
 
     Args:
         *args: As of the net.
@@ -35,6 +46,8 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
 
     Raises:
         ValueError: From ``fit``, if ``X`` has no groups.
+        RuntimeError: From ``fit``, if the optimizer steps on what was not capped, or the classes
+            are in another order.
 
     Example:
         >>> from functools import partial
@@ -76,7 +89,15 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
     def initialize_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Make the clipper too, since skorch does this for every new module."""
         super().initialize_optimizer(*args, **kwargs)
+        self._watch_optimizers()
         self._make_clipper()
+        return self
+
+    def set_params(self, **kwargs: Any) -> Any:
+        """Make the clipper anew where another is set."""
+        super().set_params(**kwargs)
+        if "clipper" in kwargs and self.initialized_:
+            self._make_clipper()
         return self
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
@@ -99,8 +120,25 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
 
     def on_grad_computed(self, *args: Any, **kwargs: Any) -> None:
         """Cap and clip; skorch calls this after the last backward pass of a step."""
-        self.clipper_.clip_grad_()
+        if not self.clipper_.is_in_step:
+            raise RuntimeError(
+                "No batch was watched: a class before `FairClipMixin` has a `train_step_single` "
+                "that does not call it. Put the mixin first: `class FairNet(FairClipMixin, "
+                "AccelerateMixin, NeuralNetClassifier)`."
+            )
+        if self._is_accelerated:
+            clip_grad_(self.clipper_, self.accelerator, self._torch_optimizers)
+        else:
+            self.clipper_.clip_grad_()
         super().on_grad_computed(*args, **kwargs)
+
+    def _zero_grad_optimizer(self, *args: Any, **kwargs: Any) -> None:
+        """Zero before a step's first batch, where Accelerate's optimizers do before its last."""
+        if not self._is_accelerated:
+            super()._zero_grad_optimizer(*args, **kwargs)
+        elif not self.clipper_.is_in_step:
+            for optimizer in self._torch_optimizers:
+                optimizer.zero_grad(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -112,7 +150,32 @@ class FairClipMixin(NeuralNet):  # type: ignore[misc]
         clipper = state.pop("clipper_", None)
         super().__setstate__(state)
         if clipper is not None:
+            self._watch_optimizers()
             self._make_clipper().load_state_dict(clipper)
+
+    @property
+    def _is_accelerated(self) -> bool:
+        return getattr(self, "accelerator", None) is not None
+
+    @property
+    def _torch_optimizers(self) -> list[Optimizer]:
+        """The optimizers, of which a net that was trimmed for prediction has none."""
+        optimizers = (getattr(self, f"{name}_") for name in self._optimizers)
+        return [torch_optimizer(optimizer) for optimizer in optimizers if optimizer is not None]
+
+    def _watch_optimizers(self) -> None:
+        """Raise before a step on gradients that were not capped."""
+
+        def check(*_: Any) -> None:
+            if self.clipper_.is_in_step:
+                raise RuntimeError(
+                    "The optimizer is about to step on gradients that were not capped. In a "
+                    "`train_step` of your own call `self.clipper_.clip_grad_()` before it; a net "
+                    "of AccelerateMixin fits again only with `unwrap_after_train=True`."
+                )
+
+        for optimizer in self._torch_optimizers:
+            optimizer.register_step_pre_hook(check)
 
     def _make_clipper(self) -> FairClipper:
         if hasattr(self, "clipper_"):

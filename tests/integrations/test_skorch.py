@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6,17 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier, NeuralNetRegressor
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, Checkpoint
 from skorch.dataset import Dataset
 from skorch.helper import SliceDict, predefined_split
+from skorch.hf import AccelerateMixin
 from torch import Tensor, nn
 
 from fairclip import FairClipper, NormCap
 from fairclip.clipping import Norm
 from fairclip.integrations.skorch import FairClipMixin
+from tests.integrations._text import forget_accelerators
 
 _rng = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(60, 4, generator=_rng)
@@ -112,26 +116,108 @@ def test_a_new_module_has_a_new_clipper() -> None:
     assert len(net.clipper_.trace) == 6
 
 
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_another_clipper_takes_effect_at_once(is_warm: bool) -> None:
+    net = make_net(clipper=partial(make_clipper, max_ratio=0.1), warm_start=True).initialize()
+    hooks = [len(m._forward_hooks) for m in net.module_.modules()]
+    net.set_params(clipper=make_clipper)
+    assert [len(m._forward_hooks) for m in net.module_.modules()] == hooks
+    (net.fit if is_warm else net.partial_fit)(X, TARGETS)
+    assert net.clipper_.cap.max_ratio == 0.4
+    torch.testing.assert_close(weights(net.module_), plain_loop())
+
+
+def test_another_clipper_before_the_net_is_initialized() -> None:
+    net = make_net(clipper=partial(make_clipper, max_ratio=0.1)).set_params(clipper=make_clipper)
+    torch.testing.assert_close(weights(net.fit(X, TARGETS).module_), plain_loop())
+
+
 class Accumulating(FairNet):
     """Four batches a step, as skorch's documentation does it."""
 
     def train_step(self, batch: Any, **fit_params: Any) -> Any:
         step = self.train_step_single(batch, **fit_params)
         if len(self.history[-1, "batches"]) % 4 == 0:
-            self.notify(
-                "on_grad_computed", named_parameters=self.get_all_learnable_params(), batch=batch
-            )
+            self.clip(batch)
             self.optimizer_.step()
             self.optimizer_.zero_grad()
         return step
+
+    def clip(self, batch: Any) -> None:
+        self.notify(
+            "on_grad_computed", named_parameters=self.get_all_learnable_params(), batch=batch
+        )
 
     def get_loss(self, *args: Any, **kwargs: Any) -> Any:
         return super().get_loss(*args, **kwargs) / 4
 
 
-def test_accumulation_is_several_windows() -> None:
-    net = make_net(Accumulating, batch_size=5).fit(X, TARGETS)
+class ClippedByHand(Accumulating):
+    def clip(self, _: Any) -> None:
+        self.clipper_.clip_grad_()
+
+
+class Unclipped(Accumulating):
+    def clip(self, _: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [Accumulating, ClippedByHand])
+def test_accumulation_is_several_windows(kind: type) -> None:
+    net = make_net(kind, batch_size=5).fit(X, TARGETS)
     torch.testing.assert_close(weights(net.module_), plain_loop(n_windows=4))
+
+
+@pytest.mark.parametrize("is_pickled", [True, False])
+def test_a_train_step_that_does_not_clip_raises_before_the_first_step(is_pickled: bool) -> None:
+    net = make_net(Unclipped, batch_size=15, max_epochs=1).initialize()  # a single step
+    if is_pickled:
+        net = pickle.loads(pickle.dumps(net))
+    with pytest.raises(RuntimeError, match="gradients that were not capped"):
+        net.partial_fit(X, TARGETS)
+    assert torch.equal(weights(net.module_), weights(make_module()))
+
+
+def test_batches_that_fill_no_step_are_no_error() -> None:
+    net = make_net(Accumulating, batch_size=12, max_epochs=1).fit(X, TARGETS)
+    assert len(net.clipper_.trace) == 1
+    assert net.clipper_.is_in_step
+
+
+class Accelerated(FairClipMixin, AccelerateMixin, NeuralNetClassifier): ...  # type: ignore[misc]
+
+
+class AcceleratedFirst(AccelerateMixin, FairNet): ...  # type: ignore[misc]
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield Accelerator(cpu=True)
+    forget_accelerators()
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+@pytest.mark.parametrize("n_windows", [1, 4])
+def test_what_accelerate_accumulates_is_one_step(
+    accelerator: Accelerator, n_windows: int, is_scaled: bool
+) -> None:
+    accelerator.gradient_accumulation_steps = n_windows
+    if is_scaled:
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)  # what fp16 does
+    net = make_net(Accelerated, accelerator=accelerator, device=None, batch_size=20 // n_windows)
+    net.fit(X, TARGETS)
+    torch.testing.assert_close(weights(net.module_), plain_loop(n_windows=n_windows))
+    assert len(net.clipper_.trace) == 6
+
+
+@pytest.mark.parametrize("n_windows", [1, 4])
+def test_a_mixin_that_leaves_out_the_watching_raises(
+    accelerator: Accelerator, n_windows: int
+) -> None:
+    accelerator.gradient_accumulation_steps = n_windows
+    net = make_net(AcceleratedFirst, accelerator=accelerator, device=None)
+    with pytest.raises(RuntimeError, match="Put the mixin first"):
+        net.fit(X, TARGETS)
 
 
 def test_an_optimizer_that_evaluates_several_times_a_step() -> None:
@@ -199,6 +285,13 @@ def test_a_pickled_net_goes_on() -> None:
     torch.testing.assert_close(weights(net.module_), plain_loop())
 
 
+def test_a_net_trimmed_for_prediction_is_pickled() -> None:
+    net = make_net().fit(X, TARGETS)
+    net.trim_for_prediction()
+    copy = pickle.loads(pickle.dumps(net))
+    assert np.array_equal(copy.predict(X), net.predict(X))
+
+
 def test_saved_parameters_go_on(tmp_path: Path) -> None:
     files = {
         "f_params": tmp_path / "module.pt",
@@ -209,6 +302,18 @@ def test_saved_parameters_go_on(tmp_path: Path) -> None:
     net = make_net(max_epochs=1).initialize()
     net.load_params(**files)
     net.partial_fit(X, TARGETS)
+    torch.testing.assert_close(weights(net.module_), plain_loop())
+
+
+def test_a_checkpoint_goes_on(tmp_path: Path) -> None:
+    def make_checkpoint() -> Checkpoint:
+        return Checkpoint(monitor=None, dirname=str(tmp_path), f_clipper="clipper.pt")
+
+    make_net(max_epochs=1, callbacks=[make_checkpoint()]).fit(X, TARGETS)
+    net = make_net(max_epochs=1).initialize()
+    net.load_params(checkpoint=make_checkpoint())
+    net.partial_fit(X, TARGETS)
+    assert len(net.clipper_.trace) == 6
     torch.testing.assert_close(weights(net.module_), plain_loop())
 
 
