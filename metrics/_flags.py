@@ -170,6 +170,8 @@ def flag_capped_less_accurate(
 ) -> list[str]:
     """Flag a cap that held back groups which were less accurate than the others to begin with.
 
+    By half a point at least, in the mean over groups, which is one over cells where they are those.
+
     Args:
         mean_factor: Mean factor by group, dimensionless; below 0.99 counts as capped.
         accuracy: The baseline's accuracy by group, shares in [0, 1]; matched by name.
@@ -189,12 +191,14 @@ def flag_capped_less_accurate(
     """
     accuracy = accuracy.reindex(mean_factor.index)
     capped = mean_factor < 0.99
-    if not accuracy[capped].mean() < accuracy[~capped].mean():  # NaN where one side is empty
+    behind = accuracy[~capped].mean() - accuracy[capped].mean()
+    if not behind >= 0.005:  # NaN where one side is empty
         return []
     return [
         f"The cap held back groups that are the less accurate ones: "
         f"{_list([str(group) for group in mean_factor.index[capped]])} "
-        f"(mean accuracy {accuracy[capped].mean():.3f}; the others {accuracy[~capped].mean():.3f})."
+        f"(mean of their accuracies {accuracy[capped].mean():.3f}; the others "
+        f"{accuracy[~capped].mean():.3f})."
     ]
 
 

@@ -51,7 +51,8 @@ class FairClipper:
     Args:
         model: Any module; the loss may be computed outside of it. Its forward and backward pass
             stay the user's. Of a compiled model, what ``torch.compile`` returned.
-        cap: The bound between groups.
+        cap: The bound between groups; ``NormCap(max_ratio=inf)`` only measures. None: `NormCap()`,
+            which caps.
         clip: A mode of `fairclip.clipping` for the combined gradient; None for none.
         encoder: A fitted `GroupEncoder`: names, counts and labels of the groups.
         n_groups: K, instead of ``encoder``; rows are then counted as they are seen.

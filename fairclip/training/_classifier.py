@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import compute_class_weight, compute_sample_weight
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from fairclip.clipping import Mode
+from fairclip.groups import GroupEncoder
 from fairclip.training._estimator import FairClipEstimator
 from fairclip.training._json import from_json, to_json
 from fairclip.training._losses import cross_entropies, n_outputs, probabilities
@@ -33,11 +34,11 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
     What calls this estimator must hand on the sensitive features, or it trains without a cap and
     warns: scikit-learn's tools do so after ``set_fit_request(sensitive_features=True)`` where its
     metadata routing is enabled. For tools that do not, such as fairlearn's reductions, a subclass
-    can look them up by the index of X, as in the second example.
+    can look them up by the index of X, as in the second example (in a pipeline, after
+    ``set_output(transform="pandas")``).
 
     Args:
-        max_ratio: This field, the next eight and ``max_factor`` are those of `NormCap`. inf
-            measures only.
+        max_ratio: This field and the next eight are those of `NormCap`. inf measures only.
         reference: See `NormCap`.
         within: See `NormCap`; "label" needs cells.
         smoothing: See `NormCap`.
@@ -49,8 +50,8 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         groups: What the cap bounds: "cells", or "sensitive" for the levels of the sensitive
             features alone, whatever the class.
         clip: A mode of `fairclip.clipping` on top of the cap. None: no clip.
-        class_weight: What the losses of each class are multiplied by: a mapping from labels (1 for
-            those it lacks), or "balanced" for one over the class's rows. None: 1.
+        class_weight: What the losses of each class are multiplied by: a dict from labels (1 for
+            those it lacks), or "balanced" for one over what the class's rows weigh. None: 1.
         hidden: Units of each hidden layer of the default module, a multi-layer perceptron.
         module: A torch module to train instead. It maps ``(B, n_features)`` float32 to logits,
             ``(B, 1)`` for two classes and ``(B, n_classes)`` for more. It is copied; each fit
@@ -60,9 +61,11 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         lr: Adam's step size.
         early_stopping: Hold rows back, stop when their mean loss no longer falls, and keep the
             weights of the best epoch of the call.
-        validation_fraction: Share in (0, 1) of the rows held back, drawn by class.
+        validation_fraction: Share in (0, 1) of the rows held back, drawn from each cell. What they
+            say is their mean loss: a large group's rows decide most of it.
         n_iter_no_change: Epochs without a new least validation loss before stopping.
-        warm_start: `fit` goes on where the call before ended, as `partial_fit` does.
+        warm_start: `fit` goes on where the call before ended, as `partial_fit` does. ``hidden``,
+            ``module`` and ``groups`` must be as they were.
         verbose: Show a progress bar with the training loss.
         device: Where to train: "auto" (a GPU if there is one) or a name torch knows. The fitted
             module is put on the CPU, where it predicts and pickles.
@@ -191,11 +194,12 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
             The classifier itself.
         """
         goes_on = self.warm_start and hasattr(self, "module_")
-        X, y = self._checked(X, y, goes_on=goes_on)
-        if not goes_on:
-            self.classes_ = np.unique(y)
-        rows = self._rows(X, y, sensitive_features, sample_weight)
-        return self._fit(rows, epochs=self.epochs, goes_on=goes_on)
+        with self._all_or_nothing():
+            X, y = self._checked(X, y, goes_on=goes_on)
+            if not goes_on:
+                self.classes_ = np.unique(y)
+            rows = self._rows(X, y, sensitive_features, sample_weight)
+            return self._fit(rows, epochs=self.epochs, goes_on=goes_on)
 
     def partial_fit(
         self,
@@ -233,10 +237,11 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
                 "mapping in `class_weight`."
             )
         goes_on = hasattr(self, "module_")
-        X, y = self._checked(X, y, goes_on=goes_on)
-        _check_partial_fit_first_call(self, classes)
-        rows = self._rows(X, y, sensitive_features, sample_weight)
-        return self._fit(rows, epochs=1, goes_on=goes_on)
+        with self._all_or_nothing():
+            X, y = self._checked(X, y, goes_on=goes_on)
+            _check_partial_fit_first_call(self, classes)
+            rows = self._rows(X, y, sensitive_features, sample_weight)
+            return self._fit(rows, epochs=1, goes_on=goes_on)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the classes' probabilities, in the order of ``classes_``.
@@ -255,6 +260,13 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         best = self.predict_proba(X).argmax(axis=1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
+
+    def _new_encoder(self, rows: Rows) -> GroupEncoder | None:
+        if self._makes_cells and len(self.classes_) > 50 and rows.sensitive_features is not None:
+            raise ValueError(
+                f"`y` has {len(self.classes_)} classes, too many for cells: use groups='sensitive'."
+            )
+        return super()._new_encoder(rows)
 
     @property
     def _n_outputs(self) -> int:
@@ -299,7 +311,8 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         rows = super()._rows(X, y, sensitive_features, sample_weight)
         if self.class_weight is None:
             return rows
+        codes = np.searchsorted(self.classes_, rows.y)
         if self.class_weight == "balanced":
-            return rows.times(compute_sample_weight("balanced", rows.y))
+            return rows.times(1 / np.bincount(codes, weights=rows.weights)[codes])
         by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=rows.y)
-        return rows.times(by_class[np.searchsorted(self.classes_, rows.y)])
+        return rows.times(by_class[codes])

@@ -4,7 +4,8 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any, ClassVar, Self
 
@@ -72,6 +73,16 @@ class FairClipEstimator(Parameters, ABC):
             return rows
         return rows.times(_check_sample_weight(sample_weight, X, dtype=np.float64))
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave the estimator as it was where what is inside fails."""
+        before = {**vars(self)}
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
     def _fit(self, rows: Rows, *, epochs: int, goes_on: bool) -> Self:
         """Train on these rows, from the start or from where the call before ended."""
         self._check_parameters()
@@ -80,11 +91,12 @@ class FairClipEstimator(Parameters, ABC):
         stopping = None
         if self.early_stopping:
             rows, held_back = rows.split(
-                self.validation_fraction, seed, by_label=is_classifier(self)
+                self.validation_fraction, seed, with_labels=is_classifier(self)
             )
             stopping = self._stopping(held_back)
         if position is None:
-            position = Position(seed, self._new_encoder(rows))
+            position = Position(seed, self._new_encoder(rows), self._structure)
+        position.check(self._structure)
         groups = self._codes(rows, position.encoder)
         if not goes_on:
             self.n_iter_ = 0
@@ -92,6 +104,12 @@ class FairClipEstimator(Parameters, ABC):
             self.validation_curve_: list[float] | None = None
         self._train(rows, groups, stopping, position, epochs=epochs, goes_on=goes_on)
         return self
+
+    @property
+    def _structure(self) -> dict[str, Any]:
+        """What may not change while training goes on."""
+        module = None if self.module is None else type(self.module).__qualname__
+        return {"hidden": tuple(self.hidden), "module": module, "groups": self._makes_cells}
 
     def _new_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -167,13 +185,15 @@ class FairClipEstimator(Parameters, ABC):
                     epochs=epochs,
                     on_epoch=on_epoch,
                 )
-        if not math.isfinite(losses[-1]):
-            raise ValueError(
-                f"Training diverged: the loss was {losses[-1]} in epoch {len(losses)}. "
-                "Scale X or lower `lr`."
-            )
         if stopping is not None:
             stopping.restore(module)
+        # Losses are measured before a step: of the last one they know nothing.
+        if not bool(infer(module, inputs[: self.batch_size]).isfinite().all()):
+            raise ValueError(
+                f"Training diverged: the loss was {losses[-1]} in epoch {len(losses)}, and outputs "
+                "are not finite. Scale X or lower `lr`."
+            )
+        if stopping is not None:
             self.validation_curve_ = [*(self.validation_curve_ or []), *stopping.curve]
         self.module_ = module.cpu().eval()
         self.encoder_ = position.encoder

@@ -50,6 +50,5 @@ def probabilities(outputs: Tensor) -> NDArray[np.float64]:
     """Return the classes' probabilities ``(N, C)``; each row sums to 1."""
     logits = outputs.double()
     if logits.shape[1] == 1:
-        positive = logits.sigmoid()
-        return torch.cat([1 - positive, positive], dim=1).numpy()
+        return torch.cat([-logits, logits], dim=1).sigmoid().numpy()
     return logits.softmax(dim=1).numpy()

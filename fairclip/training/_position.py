@@ -1,7 +1,7 @@
 """Where an estimator's training ended, so that a later call can go on from there."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from torch import Tensor
@@ -18,19 +18,35 @@ class Position:
     Args:
         seed: Of the batches, and of what is random in the module.
         encoder: The groups; None: training without a cap.
+        structure: The parameters of the estimator that may not change.
         optimizer: The optimizer's state; empty at the start.
         clipper: The clipper's state; empty at the start.
     """
 
     seed: int
     encoder: GroupEncoder | None
+    structure: dict[str, Any]
     optimizer: dict[str, Any] = field(default_factory=dict)
     clipper: dict[str, Any] = field(default_factory=dict)
 
     def after(self, optimizer: Optimizer, clipper: FairClipper) -> Self:
         """Return where these two are now."""
         state = {**clipper.state_dict(), "trace": clipper.trace}  # one trace, not a copy each call
-        return type(self)(self.seed, self.encoder, _on_cpu(optimizer.state_dict()), _on_cpu(state))
+        optimizer_state = _on_cpu(optimizer.state_dict())
+        return replace(self, optimizer=optimizer_state, clipper=_on_cpu(state))
+
+    def check(self, structure: dict[str, Any]) -> None:
+        """Raise where the estimator has other parameters by now.
+
+        Raises:
+            ValueError: If one differs, with its name.
+        """
+        for name, value in structure.items():
+            if value != self.structure[name]:
+                raise ValueError(
+                    f"`{name}` was changed since the call before, and training goes on with what "
+                    "that made: set it back, or call `fit` with warm_start=False."
+                )
 
     def restore(self, optimizer: Optimizer, clipper: FairClipper) -> None:
         """Put these two where training ended; the optimizer keeps its learning rate.

@@ -49,9 +49,11 @@ class FairClipRegressor(RegressorMixin, FairClipEstimator):  # type: ignore[misc
         lr: Adam's step size.
         early_stopping: Hold rows back, stop when their mean loss no longer falls, and keep the
             weights of the best epoch of the call.
-        validation_fraction: Share in (0, 1) of the rows held back.
+        validation_fraction: Share in (0, 1) of the rows held back, drawn from each group. What they
+            say is their mean loss: a large group's rows decide most of it.
         n_iter_no_change: Epochs without a new least validation loss before stopping.
-        warm_start: `fit` goes on where the call before ended, as `partial_fit` does.
+        warm_start: `fit` goes on where the call before ended, as `partial_fit` does. ``hidden``
+            and ``module`` must be as they were.
         verbose: Show a progress bar with the training loss.
         device: Where to train: "auto" (a GPU if there is one) or a name torch knows. The fitted
             module is put on the CPU, where it predicts and pickles.
@@ -115,8 +117,9 @@ class FairClipRegressor(RegressorMixin, FairClipEstimator):  # type: ignore[misc
             The regressor itself.
         """
         goes_on = self.warm_start and hasattr(self, "module_")
-        rows = self._checked(X, y, sensitive_features, sample_weight, goes_on=goes_on)
-        return self._fit(rows, epochs=self.epochs, goes_on=goes_on)
+        with self._all_or_nothing():
+            rows = self._checked(X, y, sensitive_features, sample_weight, goes_on=goes_on)
+            return self._fit(rows, epochs=self.epochs, goes_on=goes_on)
 
     def partial_fit(
         self, X: Any, y: ArrayLike, *, sensitive_features: Any = None, sample_weight: Any = None
@@ -142,8 +145,9 @@ class FairClipRegressor(RegressorMixin, FairClipEstimator):  # type: ignore[misc
         """
         self._check_takes_parts()
         goes_on = hasattr(self, "module_")
-        rows = self._checked(X, y, sensitive_features, sample_weight, goes_on=goes_on)
-        return self._fit(rows, epochs=1, goes_on=goes_on)
+        with self._all_or_nothing():
+            rows = self._checked(X, y, sensitive_features, sample_weight, goes_on=goes_on)
+            return self._fit(rows, epochs=1, goes_on=goes_on)
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Return the expected number of each row, in the units of y.
@@ -173,7 +177,18 @@ class FairClipRegressor(RegressorMixin, FairClipEstimator):  # type: ignore[misc
         )
         rows = self._rows(X, y.astype(np.float64), sensitive_features, sample_weight)
         if not goes_on:
-            self.target_mean_ = float(np.average(rows.y, weights=rows.weights))
-            variance = np.average((rows.y - self.target_mean_) ** 2, weights=rows.weights)
-            self.target_scale_ = float(np.sqrt(variance)) or 1.0
+            self.target_mean_, self.target_scale_ = _mean_and_deviation(rows.y, rows.weights)
         return rows
+
+
+def _mean_and_deviation(
+    y: NDArray[np.float64], weights: NDArray[np.float64] | None
+) -> tuple[float, float]:
+    """Return the mean of y and its standard deviation, 1 where y is constant but for rounding."""
+    unit = float(np.abs(y).max()) or 1.0  # so that no square is 0 or overflows
+    mean = float(np.average(y / unit, weights=weights))
+    off = y / unit - mean
+    if np.abs(off).max() <= 8 * np.finfo(np.float64).eps:
+        return mean * unit, 1.0
+    deviation = float(np.sqrt(np.average(off**2, weights=weights)))
+    return mean * unit, deviation * unit

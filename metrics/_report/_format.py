@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 LONGEST_TABLE = 10_000
-_LONGEST_WORD = 120
+_LONGEST_WORD = 160
 _LONGEST_SENTENCE = 1200
 
 # Control characters become their pictures. Those that turn the direction of all that follows, and
@@ -119,7 +119,7 @@ def _cell(value: Any) -> Cell:
         return Cell(f"{value:,}", repr(value), is_numeric=True)
     if isinstance(value, float):
         return Cell(_decimals(value), repr(value), is_numeric=True)
-    return Cell(shown(value) if value.strip() else "(blank)", "", is_numeric=False)
+    return Cell(shown_sentence(value) if value.strip() else "(blank)", "", is_numeric=False)
 
 
 def _decimals(value: float) -> str:

@@ -68,4 +68,4 @@ def test_capped_groups_that_are_less_accurate(factors: list[float], is_flagged: 
     accuracy = pd.Series([0.92, 0.81], index=groups[::-1])
     found = flag_capped_less_accurate(pd.Series(factors, index=groups), accuracy)
     assert bool(found) == is_flagged
-    assert not found or "sex=male (mean accuracy 0.810; the others 0.920)" in found[0]
+    assert not found or "sex=male (mean of their accuracies 0.810; the others 0.920)" in found[0]

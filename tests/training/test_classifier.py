@@ -239,7 +239,7 @@ def test_missing_sensitive_values_are_rows_of_an_unknown_group() -> None:
         ({"groups": "rows"}, "groups"),
         ({"groups": "sensitive", "within": "label"}, "needs cells"),
         ({"class_weight": "equal"}, "class_weight"),
-        ({"class_weight": {0: -1, 1: 1}}, "not be negative"),
+        ({"class_weight": {0: -1, 1: 1}}, "not negative"),
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"lr": 0.0}, "lr"),

@@ -5,6 +5,7 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 from torch import Tensor
 
+from fairclip import NormCap
 from fairclip.clipping import Norm
 from fairclip.integrations.keras import FairClipMixin
 from tests.integrations.adult import codes, dataset, encoder, make_model
@@ -29,5 +30,5 @@ model.compile(
     optimizer=keras.optimizers.SGD(learning_rate=0.1),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
 )
-model.make_clipper(clip=Norm(max_norm=1.0), encoder=encoder)
+model.make_clipper(NormCap(max_ratio=2.0), Norm(max_norm=1.0), encoder=encoder)
 model.fit({"x": x, "groups": codes}, y, batch_size=256, epochs=2, shuffle=False, verbose=0)

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fairclip import FairClipper, with_groups
+from fairclip import FairClipper, NormCap, with_groups
 from fairclip.integrations.lightning import FairClipCallback
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
@@ -22,7 +22,7 @@ class Classifier(lightning.LightningModule):
 
 
 model = Classifier()
-clipper = FairClipper(model, encoder=encoder)
+clipper = FairClipper(model, NormCap(max_ratio=2.0), encoder=encoder)
 trainer = lightning.Trainer(
     max_epochs=2,
     accelerator="cpu",

@@ -7,7 +7,7 @@ from fairclip.training import make_mlp
 from tests.integrations.adult import codes, dataset, encoder
 
 seed = np.random.RandomState(0).randint(2**31 - 1)
-model = make_mlp(4, 1, hidden=(32,), seed=seed)
+model = make_mlp(4, 1, hidden=(64, 64), seed=seed)
 clipper = FairClipper(model, encoder=encoder)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 batches = GroupBatchSampler(codes, batch_size=256, seed=seed)

@@ -3,7 +3,7 @@ from tests.integrations.adult import dataset, sex
 
 X, y = (tensor.numpy() for tensor in dataset.tensors)
 classifier = FairClipClassifier(
-    max_ratio=float("inf"), hidden=(32,), batch_size=256, lr=0.01, epochs=20, random_state=0
+    max_ratio=float("inf"), batch_size=256, lr=0.01, epochs=20, random_state=0
 )
 classifier.fit(X, y, sensitive_features=sex)
 model = classifier.module_

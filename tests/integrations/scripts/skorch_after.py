@@ -3,7 +3,7 @@ from functools import partial
 from skorch import NeuralNetClassifier
 from torch import nn
 
-from fairclip import FairClipper
+from fairclip import FairClipper, NormCap
 from fairclip.clipping import Norm
 from fairclip.integrations.skorch import FairClipMixin
 from tests.integrations.adult import codes, dataset, encoder, make_model
@@ -19,7 +19,7 @@ net = FairNet(
     lr=0.1,
     batch_size=256,
     max_epochs=2,
-    clipper=partial(FairClipper, clip=Norm(max_norm=1.0), encoder=encoder),
+    clipper=partial(FairClipper, cap=NormCap(2.0), clip=Norm(1.0), encoder=encoder),
     train_split=None,
     verbose=0,
 )

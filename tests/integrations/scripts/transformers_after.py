@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from fairclip import FairClipper, with_groups
+from fairclip import FairClipper, NormCap, with_groups
 from fairclip.integrations.transformers import FairClipTrainer
 from tests.integrations.adult import codes, dataset, encoder, make_model
 
@@ -34,7 +34,7 @@ arguments = TrainingArguments(
     disable_tqdm=True,
     use_cpu=True,
 )
-clipper = FairClipper(model, encoder=encoder, batch_dim=0)
+clipper = FairClipper(model, NormCap(max_ratio=2.0), encoder=encoder, batch_dim=0)
 trainer = FairClipTrainer(
     model=model,
     args=arguments,
