@@ -15,7 +15,8 @@ def make_mlp(
 ) -> nn.Sequential:
     """Build linear layers with ReLU between them; equal seeds give equal weights.
 
-    torch's global random state is neither used nor changed.
+    The weights are float32 on the CPU, whatever torch's defaults are. torch's global random state
+    is neither used nor changed.
 
     Args:
         n_features: Columns of the input.
@@ -43,5 +44,6 @@ def make_mlp(
     layers: list[nn.Module] = []
     with seeded(seed, torch.device("cpu")):
         for n_in, n_out in pairwise(widths):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            linear = nn.Linear(n_in, n_out, device="cpu", dtype=torch.float32)
+            layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])

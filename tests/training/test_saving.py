@@ -118,6 +118,93 @@ def test_saving_again_replaces_the_model(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def sequential(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), *layers, nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("fitted_with", "changed_to"),
+    [
+        ({"hidden": (8,)}, {"hidden": (16,)}),
+        ({"hidden": (8,)}, {"hidden": "eight"}),
+        ({"hidden": (8,)}, {"module": nn.Linear(4, 1)}),
+        ({"module": nn.Linear(4, 1)}, {"module": None}),
+        ({"module": sequential(nn.Tanh())}, {"module": None, "hidden": (8,)}),
+        ({"module": nn.Linear(4, 1)}, {"module": sequential()}),
+        ({"module": sequential()}, {"module": sequential(nn.ReLU())}),
+        ({"module": sequential()}, {"module": nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 1))}),
+    ],
+)
+def test_parameters_that_no_longer_fit_the_weights_replace_nothing(
+    tmp_path: Path, fitted_with: dict[str, Any], changed_to: dict[str, Any]
+) -> None:
+    model = fitted(max_ratio=math.inf, **fitted_with)
+    before = {name: getattr(model, name) for name in changed_to}
+    model.save(tmp_path / "model")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    with pytest.raises(ValueError, match=r"set it back, or fit again|`hidden` must be"):
+        model.set_params(**changed_to).save(tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    model.set_params(**before).save(tmp_path / "model")
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")  # torch < 2.9
+def test_a_lazy_module_is_saved_with_the_shapes_it_got(tmp_path: Path) -> None:
+    model = fitted(module=nn.LazyLinear(1), max_ratio=math.inf)
+    model.save(tmp_path / "model")
+    loaded = FairClipClassifier.load(tmp_path / "model", module=nn.Linear(4, 1))
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_a_failing_rename_keeps_the_model_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, rename = fitted(), Path.rename
+    old.save(tmp_path / "model")
+
+    def fail(path: Path, target: Any) -> Path:
+        if path.name == "new":
+            raise PermissionError("in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError, match="in use"):
+        fitted(random_state=1).save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), old.predict_proba(X))
+
+
+def test_no_model_is_lost_where_no_rename_works_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, rename = fitted(), Path.rename
+    old.save(tmp_path / "model")
+
+    def fail(path: Path, target: Any) -> Path:
+        if path.name != "model":
+            raise PermissionError("in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError, match="in use"):
+        fitted(random_state=1).save(tmp_path / "model")
+    (aside,) = tmp_path.iterdir()
+    loaded = FairClipClassifier.load(aside)
+    np.testing.assert_array_equal(loaded.predict_proba(X), old.predict_proba(X))
+
+
+def test_a_link_goes_on_pointing_at_the_model(tmp_path: Path) -> None:
+    fitted().save(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    other = fitted(random_state=1)
+    other.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    loaded = FairClipClassifier.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), other.predict_proba(X))
+
+
 def test_what_is_not_a_model_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
@@ -157,6 +244,12 @@ def test_only_json_and_safetensors_are_written(tmp_path: Path) -> None:
     [
         ({"version": 99}, "file version 99"),
         ({"parameters": {"clip": {"mode": "system", "arguments": {}}}}, "no clipping mode"),
+        ({"parameters": {"clip": {}}}, "is damaged, or of another fairclip"),
+        ({"parameters": {"of_tomorrow": 1}}, "is damaged, or of another fairclip .*of_tomorrow"),
+        ({"parameters": [1]}, "is damaged, or of another fairclip"),
+        ({"n_features_in": "four"}, "is damaged, or of another fairclip"),
+        ({"n_features_in": -4}, "is damaged, or of another fairclip"),
+        ({"classes": 2}, "is damaged, or of another fairclip"),
     ],
 )
 def test_rejects_a_file_it_does_not_know(
@@ -166,6 +259,19 @@ def test_rejects_a_file_it_does_not_know(
     settings = tmp_path / "model" / "model.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | change))
     with pytest.raises(ValueError, match=message):
+        FairClipClassifier.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name", ["parameters", "module", "classes", "classes_dtype", "n_features_in", "n_iter"]
+)
+def test_rejects_settings_that_lack_something(tmp_path: Path, name: str) -> None:
+    fitted().save(tmp_path / "model")
+    settings = tmp_path / "model" / "model.json"
+    rest = json.loads(settings.read_text())
+    del rest[name]
+    settings.write_text(json.dumps(rest))
+    with pytest.raises(ValueError, match=rf"is damaged, or of another fairclip .*'{name}'"):
         FairClipClassifier.load(tmp_path / "model")
 
 
