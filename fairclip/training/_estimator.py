@@ -223,8 +223,8 @@ class FairClipEstimator(Parameters, ABC):
         after `load`, training goes on from the weights alone.
 
         Raises:
-            ValueError: If ``path`` is something else than a saved model, or a parameter has no
-                JSON form.
+            ValueError: If ``path`` is something else than a saved model, a parameter has no JSON
+                form, or ``hidden`` or ``module`` is no longer what the model was fitted with.
         """
         check_is_fitted(self)
         save_estimator(self, path)
@@ -239,7 +239,8 @@ class FairClipEstimator(Parameters, ABC):
                 one. It is copied, and its weights are replaced.
 
         Raises:
-            ValueError: If ``path`` is not a saved model of this kind or ``module`` does not fit it.
+            ValueError: If ``path`` is not a saved model of this kind, or is damaged, or ``module``
+                does not fit it.
         """
         loaded: Self = load_estimator(cls, path, module)
         return loaded

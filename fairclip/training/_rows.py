@@ -41,7 +41,9 @@ Inputs: TypeAlias = Tensor | SparseRows
 
 def as_inputs(X: Any) -> Inputs:
     """Return a matrix, an array or in CSR form, as the rows for a module."""
-    return SparseRows(X) if issparse(X) else torch.tensor(X)  # a copy: X may be read-only
+    if issparse(X):
+        return SparseRows(X)
+    return torch.tensor(X, device="cpu")  # a copy: X may be read-only
 
 
 @dataclass(frozen=True)
