@@ -28,8 +28,9 @@ DEMO := runs/demo
 demo: .venv/core
 	$(BIN)/fairclip compare --quick --out $(DEMO) --overwrite
 
+# A thread for each of the two processes: more of them wait for each other most of the time.
 test: .venv/dev .venv/chromium
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -158,6 +158,7 @@ def test_a_loader_without_a_generator_of_its_own_is_why_one_is_asked_for(path: P
     assert_different_weights(resumed.model, whole.model)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX of other tests
 @pytest.mark.parametrize("n_before", [6, 9])  # workers have drawn this epoch, or the next
 def test_workers_need_the_sampler_set_back(path: Path, n_before: int) -> None:
     whole = Run(path, n_workers=2)

@@ -45,6 +45,7 @@ def test_seeded_blocks_of_threads_take_turns() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")  # JAX of other tests
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that is tested
 def test_a_process_forked_within_the_turn_of_another_thread_does_not_wait_for_it() -> None:
     inside, done = threading.Event(), threading.Event()
