@@ -24,6 +24,7 @@ LAYERS = (
     "clipper",
     "training",
     "comparison",
+    "study",
     "integrations",
     "cli",
     "__main__",
