@@ -28,7 +28,9 @@ def compare(
         bool | None,
         option("Run", "Main arms only; by default 3 seeds, ratios 2 and 1.", "--quick/--no-quick"),
     ] = None,
-    resume: Annotated[bool, option("Run", "Go on with an interrupted run.", "--resume")] = False,
+    resume: Annotated[
+        bool, option("Run", "Go on with an interrupted run, or add arms and seeds.", "--resume")
+    ] = False,
     overwrite: Annotated[bool, option("Run", "Replace an earlier run.", "--overwrite")] = False,
     jobs: Annotated[
         int | None, option("Run", "Processes; no result depends on it.", default="cores")
@@ -72,12 +74,16 @@ def compare(
         str | None,
         option("Cap", "minority, smallest_norm or a group's name.", default="minority"),
     ] = None,
+    arms: Annotated[
+        str | None,
+        option("Arms", "These arms instead of the main ones, as fair_cap@2,reweight@0.5."),
+    ] = None,
     rivals: Annotated[
         str | None,
         option(
             "Arms",
-            "Further arms: exponentiated_gradient, threshold_optimizer, torchjd:UPGrad or another "
-            "aggregator.",
+            "Further arms: exponentiated_gradient, threshold_optimizer, torchjd:UPGrad or any "
+            "other.",
         ),
     ] = None,
     seeds: Annotated[int | None, option("Training", "Number of seeds.", default="5")] = None,
@@ -123,6 +129,7 @@ def compare(
         "max_ratio": max_ratio,
         "within": within,
         "reference": reference,
+        "arms": arms,
         "rivals": rivals,
         "seeds": seeds,
         "epochs": epochs,

@@ -30,13 +30,15 @@ def advise_arms(traces: Mapping[str, pd.DataFrame], arms: Sequence[Arm]) -> dict
 
 
 def advice_table(advice: Mapping[str, Advice]) -> pd.DataFrame:
-    """Return one row for each arm, stage and scope."""
-    stages = pd.concat([one.stages.assign(arm=arm) for arm, one in advice.items()])
-    return stages.set_index("arm").reset_index()
+    """Return one row for each arm, stage and scope; an empty table without an arm."""
+    tables = [one.stages.assign(arm=arm) for arm, one in advice.items()]
+    return pd.concat(tables).set_index("arm").reset_index() if tables else pd.DataFrame()
 
 
 def advice_sentences(advice: Mapping[str, Advice]) -> list[str]:
     """Return which stages of which arms were active, then all that is to be said of the others."""
+    if not advice:
+        return []
     active, others = [], []
     for arm, one in advice.items():
         whole = one.stages[one.stages["scope"] == "all"].to_dict("records")

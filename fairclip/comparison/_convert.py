@@ -56,6 +56,7 @@ CONVERT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "target": (str, "a column name"),
     "sensitive": (_names, "column names"),
     "drop": (_names, "column names"),
+    "arms": (_names, "names of arms"),
     "rivals": (_names, "names of arms"),
     "max_ratio": (_several(float), "numbers"),
     "hidden": (_several(_integer), "integers"),

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from fairclip.comparison._fit import Trainer, to_scores
+from fairclip.comparison._rivals import ExponentiatedGradientArm, ThresholdOptimizerArm
 from fairclip.training import WeightedStep
 
 
@@ -20,15 +21,17 @@ def optimise_thresholds(
     scores: NDArray[np.float64],
     groups: NDArray[np.int64],
     validation: NDArray[np.int64],
+    arm: ThresholdOptimizerArm,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Return the predictions of the arm ``threshold_optimizer`` for all rows.
+    """Return the predictions of a ``threshold_optimizer`` for all rows.
 
     Args:
         y: 0 or 1.
         scores: Of the unclipped model.
         groups: The group of each row; -1 = unknown.
         validation: The rows on which the cuts are chosen.
+        arm: What they have to meet.
         seed: Of the draws.
 
     Shape:
@@ -37,7 +40,8 @@ def optimise_thresholds(
     chosen = validation[groups[validation] >= 0]
     optimizer = ThresholdOptimizer(
         estimator=_GivenScores(),
-        constraints="equalized_odds",
+        constraints=arm.constraints,
+        tol=arm.tol,
         prefit=True,
         predict_method="predict",
     )
@@ -54,21 +58,25 @@ def exponentiated_gradient(
     y: NDArray[np.int64],
     groups: NDArray[np.int64],
     rows: NDArray[np.int64],
+    arm: ExponentiatedGradientArm,
     trainer: Trainer,
 ) -> NDArray[np.int64]:
-    """Return the predictions of the arm ``exponentiated_gradient`` for all rows.
+    """Return the predictions of an ``exponentiated_gradient`` for all rows.
 
     Args:
         inputs: Of all rows.
         y: 0 or 1.
         groups: The group of each row; -1 = unknown.
         rows: The training rows.
+        arm: What the mixture has to meet.
         trainer: Trains each network.
 
     Shape:
         - ``inputs``: ``(N, d)``. ``y``, ``groups``, output: ``(N,)``. ``rows``: ``(n,)``.
     """
-    reduction = ExponentiatedGradient(_Network(trainer), EqualizedOdds())
+    reduction = ExponentiatedGradient(
+        _Network(trainer), EqualizedOdds(difference_bound=arm.difference_bound)
+    )
     with warnings.catch_warnings():
         # What pandas 3 tells fairlearn about the way in which it fills its tables.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="fairlearn")

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.comparison._arms import BASELINE, Arm, FairArm
+from fairclip.comparison._arms import BASELINE, Arm
+from fairclip.comparison._caps import FairArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
 from fairclip.metrics import (
@@ -49,15 +50,16 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
         ],
         "Group-blind": blind,
     }
-    if told:
-        kinds["Told the groups to predict"] = told
-    chosen = {kind: _choose(results.validation, names) for kind, names in kinds.items()}
+    kinds["Told the groups to predict"] = told
+    chosen = {kind: _choose(results.validation, names) for kind, names in kinds.items() if names}
     return [
         "Of each kind the arm is named that has the highest worst-cell accuracy on the validation "
         f"parts, at most {_MAX_LOSS * 100:g} points of accuracy below {BASELINE} there; the "
         f"changes against {BASELINE} are those on the test parts.",
         *(
-            f"{kind}: no arm." if arm is None else f"{kind}, {arm}: {_changes(rows[arm])}."
+            f"{kind}: no arm keeps the accuracy."
+            if arm is None
+            else f"{kind}, {arm}: {_changes(rows[arm])}."
             for kind, arm in chosen.items()
         ),
     ]

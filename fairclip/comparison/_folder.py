@@ -12,6 +12,8 @@ from fairclip.comparison._settings import Settings
 _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"
 _KIND = "fairclip compare"
+# The name of an arm says all of it but what the cap's other settings say.
+_MAY_DIFFER = {"data", "arms", "rivals", "max_ratio", "within", "quick", "seeds"}
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,11 @@ class RunFolder:
     def finish(self) -> None:
         """Put the work in its final place, instead of an earlier run."""
         aside = Path(tempfile.mkdtemp(prefix=f".{self.final.name}.", dir=self.final.parent))
+        for inputs in self.work.glob("tasks/inputs__*"):
+            inputs.unlink()  # large, and made again where they are missed
         if self.final.exists():
             self.final.rename(aside / "earlier")
         self.work.rename(self.final)
-        (self.final / "tasks").rename(aside / "tasks")
         shutil.rmtree(aside)
 
 
@@ -54,26 +57,37 @@ def open_folder(
     for path in (folder.final, folder.work):
         if path.exists() and not _is_run(path):
             raise ValueError(f"{path} exists and is not a run of fairclip: choose another `out`.")
-    if folder.final.exists() and not overwrite:
-        raise ValueError(f"{out} is a finished run: choose another `out`, or `overwrite` it.")
-    if folder.work.exists() and resume:
-        _check_same(folder.work, settings, environment)
+    if resume and (folder.work.exists() or folder.final.exists()):
+        earlier = folder.work if folder.work.exists() else folder.final
+        _check_same(earlier, settings, environment)
+        if earlier == folder.final:
+            folder.final.rename(folder.work)
         for stray in folder.work.glob("*/.*"):
             stray.unlink()  # half-written when the run was interrupted
+        _describe(folder.work, settings, environment)
         return folder
+    if folder.final.exists() and not overwrite:
+        raise ValueError(
+            f"{out} is a finished run: choose another `out`, `resume` it to add arms or seeds, or "
+            "`overwrite` it."
+        )
     if folder.work.exists() and not overwrite:
         raise ValueError(f"{folder.work} is an unfinished run: `resume` it, or `overwrite` it.")
     out.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     new.chmod(0o755)  # mkdtemp's folder is for its owner alone
-    (new / _CONFIG).write_text(settings.to_toml(), encoding="utf-8")
-    (new / _ENVIRONMENT).write_text(
-        json.dumps({"kind": _KIND, **environment}, indent=2) + "\n", encoding="utf-8"
-    )
+    _describe(new, settings, environment)
     if folder.work.exists():
         shutil.rmtree(folder.work)
     new.rename(folder.work)
     return folder
+
+
+def _describe(folder: Path, settings: Settings, environment: dict[str, Any]) -> None:
+    (folder / _CONFIG).write_text(settings.to_toml(), encoding="utf-8")
+    (folder / _ENVIRONMENT).write_text(
+        json.dumps({"kind": _KIND, **environment}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _is_run(path: Path) -> bool:
@@ -91,7 +105,7 @@ def _check_same(work: Path, settings: Settings, environment: dict[str, Any]) -> 
     different = [
         f"`{name}` was {value}, now {getattr(settings, name)}"
         for name, value in asdict(before).items()
-        if name != "data" and value != getattr(settings, name)
+        if name not in _MAY_DIFFER and value != getattr(settings, name)
     ]
     if earlier["data"]["sha256"] != environment["data"]["sha256"]:
         different.append("the data are others")

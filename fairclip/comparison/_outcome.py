@@ -32,6 +32,7 @@ class Outcome:
         test: Metrics of the test part.
         matched: Those with as many rows of it predicted 1 as have the label 1; none without scores.
         by_group: Rows and rates of each group of the test part, one record each.
+        validation_by_group: Likewise of the validation part.
         telemetry: How often the stages acted, and on whom.
         warnings: What training had to say.
     """
@@ -42,6 +43,7 @@ class Outcome:
     test: Figures
     matched: Figures
     by_group: list[Figures]
+    validation_by_group: list[Figures]
     telemetry: Telemetry
     warnings: list[str]
 
@@ -53,13 +55,15 @@ class TaskFiles:
     Attributes:
         predictions: The test part: y_true, y_pred, y_score where the arm has scores, and the
             sensitive columns.
-        scores: Of all rows, for the arm that takes them over.
+        scores: Of all rows, for the arms that take them over.
+        inputs: Of all rows, for every arm of the seed.
         trace: One row for each training step.
         outcome: The record; it is written last, and where it is the task is finished.
     """
 
     predictions: Path
     scores: Path
+    inputs: Path
     trace: Path
     outcome: Path
 
@@ -70,6 +74,7 @@ class TaskFiles:
         return cls(
             folder / "predictions" / f"{stem}.csv.gz",
             folder / "tasks" / f"{stem}.npy",
+            folder / "tasks" / f"inputs__seed{seed}.npy",
             folder / "tasks" / f"{stem}.csv.gz",
             folder / "tasks" / f"{stem}.json",
         )
@@ -84,7 +89,7 @@ class TaskFiles:
         _write_whole(self.outcome, json.dumps(asdict(record)).encode())
 
 
-def write_array(path: Path, values: NDArray[np.float64]) -> None:
+def write_array(path: Path, values: NDArray[np.floating]) -> None:
     """Write ``values`` to the last bit."""
     content = io.BytesIO()
     np.save(content, values)

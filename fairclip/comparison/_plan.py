@@ -17,7 +17,7 @@ from fairclip.comparison._errors import RunError
 from fairclip.comparison._folder import RunFolder, open_folder
 from fairclip.comparison._outcome import TaskFiles, write_table
 from fairclip.comparison._report import make_report
-from fairclip.comparison._results import collect
+from fairclip.comparison._results import Results, collect
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import open_source
 from fairclip.comparison._split import split
@@ -39,6 +39,8 @@ class Comparison:
     Attributes:
         tradeoff: One row for each arm, as in ``tradeoff.csv``.
         by_group: One row for each arm and group, as in ``by_group.csv``.
+        runs: One row for each arm, seed and part of the rows, as in ``runs.csv``.
+        runs_by_group: One row for each of these and each group, as in ``runs_by_group.csv``.
         trace: One row for each training step of the first seed, as in ``trace.csv``.
         report: The pages; ``report.save(folder)`` writes them.
         folder: Where all of it was written, None if it was not.
@@ -46,6 +48,8 @@ class Comparison:
 
     tradeoff: pd.DataFrame
     by_group: pd.DataFrame
+    runs: pd.DataFrame
+    runs_by_group: pd.DataFrame
     trace: pd.DataFrame
     report: Report
     folder: Path | None
@@ -70,7 +74,7 @@ class Plan:
     folder: RunFolder
 
     def run(self, jobs: int | None = None, progress: bool = False) -> Comparison:
-        """Do what is not done yet, and put the report beside it.
+        """Do what is not done yet, and put tables and the report beside it.
 
         Args:
             jobs: Processes; no result depends on it. None: one for each core.
@@ -79,6 +83,45 @@ class Plan:
         Raises:
             RunError: If training cannot use the data or the settings.
         """
+        results = self._measure(jobs, progress)
+        traces = {
+            arm.name: pd.read_csv(files.trace)
+            for arm in self.arms
+            if (files := self._files((arm, TRACED_SEED))).trace.exists()
+        }
+        report = make_report(
+            self.settings, self.table, self.arms, self.environment, results, traces
+        )
+        trace = pd.concat([frame.assign(arm=arm) for arm, frame in traces.items()])
+        trace = trace[["arm", *trace.columns.drop("arm")]].reset_index(drop=True)
+        report.save(self.folder.work)
+        write_table(self.folder.work / "trace.csv", trace)
+        self.folder.finish()
+        return Comparison(
+            tradeoff=results.tradeoff,
+            by_group=results.by_group,
+            runs=results.runs,
+            runs_by_group=results.runs_by_group,
+            trace=trace,
+            report=report,
+            folder=self.folder.final,
+        )
+
+    def measure(self, jobs: int | None = None, progress: bool = False) -> Results:
+        """Do what is not done yet, and leave the tables without a report.
+
+        Args:
+            jobs: As for :meth:`run`.
+            progress: Likewise.
+
+        Raises:
+            RunError: As for :meth:`run`.
+        """
+        results = self._measure(jobs, progress)
+        self.folder.finish()
+        return results
+
+    def _measure(self, jobs: int | None, progress: bool) -> Results:
         tasks = [(arm, seed) for seed in range(self.settings.seeds) for arm in self.arms]
         left = [task for task in tasks if not self._files(task).outcome.exists()]
         baselines = [task for task in left if task[0].name == BASELINE]
@@ -100,7 +143,12 @@ class Plan:
             ) from error
         finally:
             torch.set_num_threads(threads)
-        return self._finish(tasks)
+        outcomes = [self._files(task).read() for task in tasks]
+        rows = split(self.table, seed=0)
+        results = collect(outcomes, test_over_train=len(rows.test) / len(rows.train))
+        for name in ("tradeoff", "by_group", "runs", "runs_by_group"):
+            write_table(self.folder.work / f"{name}.csv", getattr(results, name))
+        return results
 
     def _files(self, task: Task) -> TaskFiles:
         return TaskFiles.of(self.folder.work, task[0].name, task[1])
@@ -113,40 +161,6 @@ class Plan:
         )
         for _ in done:
             bar.update()
-
-    def _finish(self, tasks: Sequence[Task]) -> Comparison:
-        """Collect the results, write the pages and rename the folder."""
-        outcomes = [self._files(task).read() for task in tasks]
-        rows = split(self.table, seed=0)
-        results = collect(outcomes, test_over_train=len(rows.test) / len(rows.train))
-        traces = {
-            arm.name: pd.read_csv(files.trace)
-            for arm in self.arms
-            if (files := self._files((arm, TRACED_SEED))).trace.exists()
-        }
-        report = make_report(
-            self.settings,
-            self.table,
-            self.arms,
-            self.environment,
-            results,
-            traces,
-            warnings=sorted({message for outcome in outcomes for message in outcome.warnings}),
-        )
-        trace = pd.concat([frame.assign(arm=arm) for arm, frame in traces.items()])
-        trace = trace[["arm", *trace.columns.drop("arm")]].reset_index(drop=True)
-        report.save(self.folder.work)
-        write_table(self.folder.work / "tradeoff.csv", results.tradeoff)
-        write_table(self.folder.work / "by_group.csv", results.by_group)
-        write_table(self.folder.work / "trace.csv", trace)
-        self.folder.finish()
-        return Comparison(
-            tradeoff=results.tradeoff,
-            by_group=results.by_group,
-            trace=trace,
-            report=report,
-            folder=self.folder.final,
-        )
 
 
 def prepare(

@@ -53,7 +53,6 @@ def make_report(
     environment: Mapping[str, Any],
     results: Results,
     traces: Mapping[str, pd.DataFrame],
-    warnings: Sequence[str],
 ) -> Report:
     """Return the report of a finished comparison.
 
@@ -64,7 +63,6 @@ def make_report(
         environment: As in ``environment.json``.
         results: The figures.
         traces: For some arms the steps of one training run.
-        warnings: What training had to say.
     """
     advice = advise_arms(traces, arms)
     stages = advice_table(advice)
@@ -84,13 +82,13 @@ def make_report(
             no_help_section(no_help(results, arms, float(data.y.mean()))),
             Section("Limits", _LIMITS),
             data_section(data, environment),
-            settings_section(settings, environment, warnings),
+            settings_section(settings, environment, results.warnings),
         ),
         data={
             "settings": asdict(settings),
             "environment": environment,
             "findings": found,
-            "warnings": list(warnings),
+            "warnings": list(results.warnings),
             "tradeoff": results.tradeoff.to_dict("records"),
             "validation": results.validation.to_dict("records"),
             "matched": results.matched.to_dict("records"),

@@ -42,7 +42,9 @@ class Results:
         by_group: One row for each arm and group; the same columns for the rates of the group.
         telemetry: One row for each arm that keeps a trace and each group of its cap.
         matched: As `tradeoff`, with as many rows of the test part predicted 1 as have the label 1.
-        runs: One row for each arm and seed: the metrics of the test part.
+        runs: One row for each arm, seed and part (validation, test): the metrics.
+        runs_by_group: One row for each arm, seed, part and group: its rows and rates.
+        warnings: What training had to say.
     """
 
     tradeoff: pd.DataFrame
@@ -51,6 +53,8 @@ class Results:
     telemetry: pd.DataFrame
     matched: pd.DataFrame
     runs: pd.DataFrame
+    runs_by_group: pd.DataFrame
+    warnings: tuple[str, ...]
 
 
 def format_change(row: Mapping[Any, Any], metric: str) -> str:
@@ -88,7 +92,18 @@ def collect(outcomes: Sequence[Outcome], test_over_train: float) -> Results:
         _by_group(outcomes, test_over_train),
         _telemetry(outcomes),
         _matched(outcomes, test_over_train),
-        pd.DataFrame({**o.test, "arm": o.arm, "seed": o.seed} for o in outcomes),
+        pd.DataFrame(
+            {"arm": o.arm, "seed": o.seed, "part": part, **figures}
+            for o in outcomes
+            for part, figures in (("validation", o.validation), ("test", o.test))
+        ),
+        pd.DataFrame(
+            {"arm": o.arm, "seed": o.seed, "part": part, **rates}
+            for o in outcomes
+            for part, records in (("validation", o.validation_by_group), ("test", o.by_group))
+            for rates in records
+        ),
+        tuple(sorted({message for o in outcomes for message in o.warnings})),
     )
 
 

@@ -1,9 +1,11 @@
-"""Arms on demand: rules of other libraries, by the names under which `rivals` asks for them."""
+"""Arms of other libraries."""
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
 
 from fairclip._extras import require
 from fairclip.comparison._start import Codes, Start
@@ -14,9 +16,15 @@ _TORCHJD = "torchjd:"
 
 @dataclass(frozen=True)
 class TorchJDArm:
-    """Combine the gradients of the groups' mean losses by an aggregator of TorchJD.
+    r"""Combine the gradients of the groups' mean losses by an aggregator of TorchJD.
 
-    The groups are those that the cap bounds. The aggregator has its own defaults.
+    The groups are those that the cap bounds. Before that the gradient of group k is multiplied by
+
+    .. math:: w_k = K\, n_k^p \Big/ \sum_j n_j^p
+
+    with :math:`n_k` its training rows: with p = 0 all groups are alike, and with p = 1 the mean
+    of the gradients is that of ordinary training. For UPGrad this is its preference vector. The
+    aggregator has its own defaults.
 
     Source:
         https://github.com/SimplexLab/TorchJD, whose documentation names the paper of each
@@ -25,19 +33,26 @@ class TorchJDArm:
     """
 
     name: str
+    aggregator: str
+    power: float
     codes: ClassVar[Codes] = "groups"
     group_blind: ClassVar[bool] = False
 
     @property
     def note(self) -> str:
         """What the report says of the arm."""
-        aggregator = self.name.removeprefix(_TORCHJD)
-        return f"the gradients of the groups' mean losses, combined by TorchJD's {aggregator}."
+        preferred = f", each times n^{self.power:g} of its rows" if self.power else ""
+        return (
+            f"the gradients of the groups' mean losses{preferred}, combined by TorchJD's "
+            f"{self.aggregator}."
+        )
 
     def step(self, start: Start) -> AggregatedStep:
         """Return the step for one run."""
-        aggregator = _aggregators()[self.name.removeprefix(_TORCHJD)]
-        return AggregatedStep(len(start.encoder.names_), aggregator(), start.seed)
+        scales = start.encoder.counts_.astype(np.float64) ** self.power  # (K,)
+        scales *= len(scales) / scales.sum()
+        aggregator = _aggregators()[self.aggregator]()
+        return AggregatedStep(len(scales), aggregator, start.seed, torch.from_numpy(scales))
 
 
 @dataclass(frozen=True)
@@ -50,18 +65,31 @@ class ExponentiatedGradientArm:
     Source:
         Agarwal, Beygelzimer, Dudík, Langford, Wallach: A Reductions Approach to Fair
         Classification (ICML 2018, https://arxiv.org/abs/1803.02453), Algorithm 1, as
-        ``fairlearn.reductions.ExponentiatedGradient`` with ``EqualizedOdds()`` and its defaults: it
-        stops by itself after some 25 networks, at the latest after 50 iterations. Departure: rows
-        of an unknown group are one more group.
+        ``fairlearn.reductions.ExponentiatedGradient`` with ``EqualizedOdds(difference_bound=...)``
+        and its defaults: it stops by itself after some 25 networks, at the latest after 50
+        iterations. Departure: rows of an unknown group are one more group.
+
+    Raises:
+        ValueError: If the bound is not positive.
     """
 
-    name: str = "exponentiated_gradient"
+    name: str
+    difference_bound: float
     group_blind: ClassVar[bool] = False
-    note: ClassVar[str] = (
-        "fairlearn's ExponentiatedGradient for equalized odds, a mixture of networks. It needs no "
-        "group to predict; which network decides on a row is drawn at random, by the seed. It has "
-        "predictions and no scores, hence no AUC and no ECE."
-    )
+
+    def __post_init__(self) -> None:
+        if not self.difference_bound > 0:
+            raise ValueError(f"the bound must be positive, got {self.difference_bound:g}.")
+
+    @property
+    def note(self) -> str:
+        """What the report says of the arm."""
+        return (
+            "fairlearn's ExponentiatedGradient for equalized odds within "
+            f"{self.difference_bound:g}, a mixture of networks. It needs no group to predict; "
+            "which network decides on a row is drawn at random, by the seed. It has predictions "
+            "and no scores, hence no AUC and no ECE."
+        )
 
 
 @dataclass(frozen=True)
@@ -73,49 +101,48 @@ class ThresholdOptimizerArm:
     Source:
         Hardt, Price, Srebro: Equality of Opportunity in Supervised Learning (NeurIPS 2016,
         https://arxiv.org/abs/1610.02413), the derivation from a score, as
-        ``fairlearn.postprocessing.ThresholdOptimizer`` for equalized odds with the best accuracy.
-    """
-
-    name: str = "threshold_optimizer"
-    group_blind: ClassVar[bool] = False
-    note: ClassVar[str] = (
-        "fairlearn's ThresholdOptimizer for equalized odds: cuts of the unclipped scores for each "
-        "group, chosen on the validation part, whose figures therefore flatter it. It needs the "
-        "group of a row to predict, and some predictions are drawn at random, by the seed. It has "
-        "predictions and no scores of its own, hence no AUC and no ECE."
-    )
-
-
-Rival: TypeAlias = TorchJDArm | ExponentiatedGradientArm | ThresholdOptimizerArm
-
-_FAIRLEARN = {arm.name: arm for arm in (ExponentiatedGradientArm(), ThresholdOptimizerArm())}
-
-
-def make_rivals(names: Sequence[str]) -> tuple[Rival, ...]:
-    """Return the arms with these names.
+        ``fairlearn.postprocessing.ThresholdOptimizer`` with the best accuracy.
 
     Raises:
-        ModuleNotFoundError: If one of them needs TorchJD, and it is not installed.
-        ValueError: If a name is unknown; the message lists those there are.
+        ValueError: If the tolerance is negative.
     """
-    return tuple(map(_make_rival, names))
+
+    name: str
+    constraints: Literal["equalized_odds", "true_positive_rate_parity"]
+    tol: float | None = None
+    group_blind: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.tol is not None and not self.tol >= 0:
+            raise ValueError(f"the tolerance must not be negative, got {self.tol:g}.")
+
+    @property
+    def note(self) -> str:
+        """What the report says of the arm."""
+        within = "" if self.tol is None else f" within {self.tol:g}"
+        return (
+            f"fairlearn's ThresholdOptimizer for {self.constraints.replace('_', ' ')}{within}: "
+            "cuts of the unclipped scores for each group, chosen on the validation part, whose "
+            "figures therefore flatter it. It needs the group of a row to predict, and some "
+            "predictions are drawn at random, by the seed. It has predictions and no scores of its "
+            "own, hence no AUC and no ECE."
+        )
 
 
-def _make_rival(name: str) -> Rival:
-    if name in _FAIRLEARN:
-        return _FAIRLEARN[name]
-    if not name.startswith(_TORCHJD):
+def torchjd_arm(name: str, kind: str, power: float) -> TorchJDArm:
+    """Return the arm ``torchjd:<aggregator>``.
+
+    Raises:
+        ModuleNotFoundError: If TorchJD is not installed.
+        ValueError: If the aggregator is unknown; the message lists those there are.
+    """
+    aggregator, known = kind.removeprefix(_TORCHJD), _aggregators()
+    if aggregator not in known:
         raise ValueError(
-            f"`rivals` (--rivals) must be of {', '.join(_FAIRLEARN)} and {_TORCHJD}<aggregator> "
-            f"such as {_TORCHJD}UPGrad, got {name!r}."
+            "of TorchJD's aggregators those fit that need no argument and keep no state of each "
+            f"group: {', '.join(map(_TORCHJD.__add__, known))}."
         )
-    known = _aggregators()
-    if name.removeprefix(_TORCHJD) not in known:
-        raise ValueError(
-            f"`rivals` (--rivals) has no {name!r}. Of TorchJD's aggregators those fit that need no "
-            f"argument and keep no state of each group: {', '.join(map(_TORCHJD.__add__, known))}."
-        )
-    return TorchJDArm(name)
+    return TorchJDArm(name, aggregator, power)
 
 
 def _aggregators() -> dict[str, Any]:

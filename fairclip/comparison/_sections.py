@@ -10,7 +10,6 @@ from fairclip.advice import RULE
 from fairclip.comparison._arms import BASELINE, Arm
 from fairclip.comparison._findings import arms_told_groups, capped_arms
 from fairclip.comparison._results import Results, format_change
-from fairclip.comparison._rivals import Rival
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._split import split
 from fairclip.comparison._table import Table as Data
@@ -72,7 +71,7 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
     ).set_index("arm")
     marked, runs = (
         frame.assign(arm=[arm + marks.get(arm, "") for arm in frame["arm"]])
-        for frame in (tradeoff, results.runs)
+        for frame in (tradeoff, results.runs[results.runs["part"] == "test"])
     )
     pictures = (
         Picture(
@@ -91,7 +90,7 @@ def tradeoff_section(results: Results, arms: Sequence[Arm]) -> Section:
                 "Every arm on the test part. The worst cell is the one that is worst in most "
                 "seeds; n is its mean number of rows.",
             ),
-            *(f"{arm.name}: {arm.note}" for arm in arms if isinstance(arm, Rival)),
+            Table(_named(((arm.name, arm.note) for arm in arms), "arm", "is"), "What each arm is."),
             Table(changes, f"Changes against {BASELINE}."),
             "A gap can close because fewer people are selected. Here every arm that has scores "
             "predicts 1 for as many rows as have the label 1, by its scores: what differs is whom "
@@ -183,24 +182,23 @@ def telemetry_section(
                 ("factor", "what each group's contribution was multiplied by"),
             )
         ]
-    return Section(
-        "Training",
-        (
+    tables = [
+        Table(
+            groups.set_index(["arm", "group"]),
+            "Norm, factor and share: means over the steps in which the group was present. "
+            "Capped and absent: shares of the steps. Means over the seeds.",
+        )
+    ]
+    if len(advice):
+        renamed = advice.rename(columns={"n_steps": "steps", "norm_before": "norm before"})
+        tables.append(
             Table(
-                groups.set_index(["arm", "group"]),
-                "Norm, factor and share: means over the steps in which the group was present. "
-                "Capped and absent: shares of the steps. Means over the seeds.",
-            ),
-            Table(
-                advice.rename(columns={"n_steps": "steps", "norm_before": "norm before"})
-                .replace({"verdict": {"": "–"}})
-                .set_index(["arm", "stage", "scope"]),
+                renamed.replace({"verdict": {"": "–"}}).set_index(["arm", "stage", "scope"]),
                 f"Advice on every stage, first seed. {RULE} Kept: the norm after over the norm "
                 "before; cosine: between the gradient before and after; both medians.",
-            ),
-            *pictures,
-        ),
-    )
+            )
+        )
+    return Section("Training", (*tables, *pictures))
 
 
 def no_help_section(notes: pd.DataFrame) -> Section:
@@ -254,5 +252,5 @@ def settings_section(
     )
 
 
-def _named(values: Iterable[Sequence[str]], what: str) -> pd.DataFrame:
-    return pd.DataFrame(values, columns=[what, "value"]).set_index(what)
+def _named(values: Iterable[Sequence[str]], what: str, value: str = "value") -> pd.DataFrame:
+    return pd.DataFrame(values, columns=[what, value]).set_index(what)

@@ -52,9 +52,9 @@ class Settings:
         groups: What the cap bounds: ``cells`` (group × label) or ``sensitive`` (groups alone).
         max_ratio: One fair-cap arm for each, dimensionless and positive.
         within: Ratios over all cells, within each label, or an arm of both kinds.
-        rivals: Further arms: ``exponentiated_gradient`` and ``threshold_optimizer`` of fairlearn,
-            ``torchjd:<aggregator>`` such as ``torchjd:UPGrad`` (``pip install
-            "fairclip[baselines]"``).
+        arms: The arms beside ``unclipped``, by name. None given: the main arms, for which
+            ``max_ratio``, ``within`` and ``quick`` are.
+        rivals: Further arms, by name.
         seeds: Number of seeds, 0, 1, ...; each has its own split, weights and batches.
         epochs: Passes over the training part. The defaults of ``epochs`` and ``batch_size`` were
             chosen for the arm ``unclipped``, by accuracy and log loss on the validation parts of
@@ -89,6 +89,7 @@ class Settings:
     scope: str = "global"
     min_reference_rows: int = 30
     max_factor: float = 10.0
+    arms: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     seeds: int = 5
     epochs: int = 10

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairclip.comparison._arms import BASELINE, Arm, ThresholdArm, TrainedArm
+from fairclip.comparison._arms import BASELINE, Arm, TrainedArm
+from fairclip.comparison._cuts import CutArm, ThresholdArm
 from fairclip.comparison._errors import RunError
 from fairclip.comparison._fairlearn import exponentiated_gradient, optimise_thresholds
 from fairclip.comparison._fit import Fit, Trainer, to_scores
@@ -41,6 +42,7 @@ def run_task(table: Table, settings: Settings, arm: Arm, seed: int, folder: Path
             Predictions.of(table, fit, rows.test),
         )
         by_group = test.rates()
+        validation_by_group = validation.rates()
     write_table(files.predictions, test.to_frame())
     if arm.name == BASELINE:
         assert fit.scores is not None  # a cut of them
@@ -55,6 +57,7 @@ def run_task(table: Table, settings: Settings, arm: Arm, seed: int, folder: Path
             test=test.summary(),
             matched=test.matched(),
             by_group=by_group,
+            validation_by_group=validation_by_group,
             telemetry=Telemetry() if fit.trace is None else Telemetry.of(fit.trace),
             warnings=sorted({str(warning.message) for warning in caught}),
         )
@@ -67,19 +70,30 @@ def _fit(
     if isinstance(arm, ThresholdArm):
         scores, part = np.load(baseline.scores), rows.validation
         return Fit.cut(scores, choose_cut(table.y[part], scores[part], table.cells[part]))
+    if isinstance(arm, CutArm):
+        return Fit.cut(np.load(baseline.scores), arm.cut)
     if isinstance(arm, ThresholdOptimizerArm):
         scores = np.load(baseline.scores)
-        return Fit(optimise_thresholds(table.y, scores, table.groups, rows.validation, seed))
-    inputs = to_inputs(table.features, rows.train)  # (N, d)
+        return Fit(optimise_thresholds(table.y, scores, table.groups, rows.validation, arm, seed))
+    inputs = _inputs(table, rows, baseline)  # (N, d)
     trainer = Trainer(settings, seed, table.cells[rows.train])
     try:
         if isinstance(arm, ExponentiatedGradientArm):
-            return Fit(exponentiated_gradient(inputs, table.y, table.groups, rows.train, trainer))
+            return Fit(
+                exponentiated_gradient(inputs, table.y, table.groups, rows.train, arm, trainer)
+            )
         is_baseline = arm.name == BASELINE
         median_norm = np.nan if is_baseline else baseline.read().telemetry.median_norm
         return _train(table, inputs, arm, rows.train, trainer, median_norm)
     except RunError as error:
         raise RunError(f"`{arm.name}`, seed {seed}: {error}") from error
+
+
+def _inputs(table: Table, rows: Split, baseline: TaskFiles) -> Tensor:
+    """Return the inputs of a seed, which its first task makes for all."""
+    if not baseline.inputs.exists():
+        write_array(baseline.inputs, to_inputs(table.features, rows.train).numpy())
+    return torch.from_numpy(np.load(baseline.inputs))
 
 
 def _train(

@@ -129,12 +129,14 @@ class AggregatedStep:
             not, as the rows are not of the same groups in every batch.
         seed: Of what the aggregator draws from torch's global generators, which are left as they
             were.
+        scales: What the row of each group is multiplied by, dimensionless. None: 1.
 
     Shape:
-        - ``aggregator``: ``(K', P)`` to ``(P,)``, with K' at most K.
+        - ``aggregator``: ``(K', P)`` to ``(P,)``, with K' at most K. ``scales``: ``(K,)``.
 
     Raises:
-        ValueError: If ``n_groups`` is not positive.
+        ValueError: If ``n_groups`` is not positive, or ``scales`` are not one finite number per
+            group.
 
     Source:
         Quinton, Rey: Jacobian Descent For Multi-Objective Optimization
@@ -155,10 +157,18 @@ class AggregatedStep:
     """
 
     def __init__(
-        self, n_groups: int, aggregator: Callable[[Tensor], Tensor], seed: int = 0
+        self,
+        n_groups: int,
+        aggregator: Callable[[Tensor], Tensor],
+        seed: int = 0,
+        scales: Tensor | None = None,
     ) -> None:
         _check_n_groups(n_groups)
+        scales = torch.ones(n_groups) if scales is None else scales.detach().cpu()
+        if scales.shape != (n_groups,) or not bool(scales.isfinite().all()):
+            raise ValueError(f"`scales` must be finite and ({n_groups},), got {scales}.")
         self._n_groups = n_groups
+        self._scales = scales
         self._aggregator = aggregator
         self._seeds = np.random.default_rng(seed)
 
@@ -167,7 +177,8 @@ class AggregatedStep:
     ) -> Tensor:
         """Fill ``.grad`` from one batch and return its mean loss."""
         losses = checked_losses(model, inputs, targets, groups, loss_fn)  # (B,)
-        group_losses = _means(losses, groups, self._n_groups)  # (K,)
+        scales = self._scales.to(losses, non_blocking=True)
+        group_losses = scales * _means(losses, groups, self._n_groups)  # (K,)
         parameters = [p for p in model.parameters() if p.requires_grad]
         rows = [
             torch.autograd.grad(

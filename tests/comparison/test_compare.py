@@ -53,6 +53,9 @@ def test_the_folder_holds_what_it_should(run: Comparison) -> None:
         "report.html",
         "report.json",
         "report.md",
+        "runs.csv",
+        "runs_by_group.csv",
+        "tasks",
         "trace.csv",
         "tradeoff.csv",
     ]

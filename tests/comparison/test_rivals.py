@@ -19,13 +19,15 @@ from typer.testing import CliRunner
 import fairclip
 from fairclip.cli import app
 from fairclip.comparison import Comparison, RunError, Settings, prepare
-from fairclip.comparison._arms import WeightedArm
+from fairclip.comparison._arms import make_arm
 from fairclip.comparison._fairlearn import exponentiated_gradient, optimise_thresholds
 from fairclip.comparison._fit import Trainer
+from fairclip.comparison._rivals import ExponentiatedGradientArm, ThresholdOptimizerArm, TorchJDArm
 from fairclip.comparison._source import open_source
 from fairclip.comparison._split import split, to_inputs
 from fairclip.comparison._start import Start
 from fairclip.comparison._table import Table, make_table
+from fairclip.comparison._weighted import WeightedArm
 from fairclip.groups import GroupBatchSampler
 from fairclip.training import make_mlp
 from tests.comparison._inputs import TINY, loans
@@ -82,8 +84,10 @@ def test_arms_without_scores_have_no_figure_of_them(run: Comparison) -> None:
 def test_the_page_says_what_each_rival_is(run: Comparison) -> None:
     assert run.folder is not None
     page = (run.folder / "report.md").read_text()
-    assert "torchjd:PCGrad: the gradients of the groups' mean losses, combined by TorchJD" in page
-    assert "threshold_optimizer: fairlearn's ThresholdOptimizer" in page
+    notes = next(t.frame for t in run.report.tables() if t.caption == "What each arm is.")["is"]
+    assert notes.index.tolist() == run.tradeoff["arm"].tolist()
+    assert notes["torchjd:PCGrad"].startswith("the gradients of the groups' mean losses, combined")
+    assert notes["threshold_optimizer"].startswith("fairlearn's ThresholdOptimizer for equalized")
     assert "It needs the group of a row to predict" in page
     assert "Told the groups to predict, " in page
     assert "threshold_optimizer (told the groups)" in (run.folder / "report.html").read_text()
@@ -103,12 +107,9 @@ def test_a_run_that_stopped_goes_on_with_the_same_figures(
         with pytest.raises(RunError, match="`exponentiated_gradient`, seed 0: stopped"):
             fairclip.compare(some_unknown(), out=tmp_path / "x", jobs=1, **CHOSEN)
     assert Settings.read(tmp_path / "x.partial" / "config.toml").rivals == RIVALS
-    with pytest.raises(ValueError, match="`rivals` was"):
+    with pytest.raises(ValueError, match="`epochs` was"):
         prepare(
-            Settings.of(CHOSEN | {"rivals": RIVALS[1:]}),
-            some_unknown(),
-            out=tmp_path / "x",
-            resume=True,
+            Settings.of(CHOSEN | {"epochs": 2}), some_unknown(), out=tmp_path / "x", resume=True
         )
     again = fairclip.compare(some_unknown(), out=tmp_path / "x", resume=True, jobs=1, **CHOSEN)
     pd.testing.assert_frame_equal(again.tradeoff, run.tradeoff, check_exact=True)
@@ -117,12 +118,12 @@ def test_a_run_that_stopped_goes_on_with_the_same_figures(
 @pytest.mark.parametrize(
     ("rivals", "message"),
     [
-        ("exponentiated", "exponentiated_gradient, threshold_optimizer and torchjd:<aggregator>"),
+        ("exponentiated", "There is no arm 'exponentiated': there are unclipped, clip_norm, fair"),
         ("torchjd:Upgrade", "argument and keep no state of each group: torchjd:AlignedMTL, "),
-        ("torchjd:CAGrad", "`rivals` (--rivals) has no 'torchjd:CAGrad'"),  # needs c
-        ("torchjd:PCD", "`rivals` (--rivals) has no 'torchjd:PCD'"),  # a state for each row
-        ("torchjd:UPGradWeighting", "has no 'torchjd:UPGradWeighting'"),
-        ("torchjd:", "has no 'torchjd:'"),
+        ("torchjd:CAGrad", "There is no arm 'torchjd:CAGrad'"),  # needs c
+        ("torchjd:PCD", "There is no arm 'torchjd:PCD'"),  # a state for each row
+        ("torchjd:UPGradWeighting", "There is no arm 'torchjd:UPGradWeighting'"),
+        ("torchjd:", "There is no arm 'torchjd:'"),
         (5, "`rivals` must be names of arms, got 5"),
     ],
 )
@@ -152,14 +153,16 @@ def a_table() -> tuple[Table, Settings]:
     return make_table(source, settings), settings
 
 
-def weights(power: float, codes: Any) -> list[float]:
-    """Return the weight of each cell or label: the gradient of one of its rows."""
+def weights(name: str) -> list[float]:
+    """Return an arm's weight of each cell or label: the gradient of one of its rows."""
     table, settings = a_table()
     model = torch.nn.Linear(1, 1, bias=False)
     rows = split(table, 0).train
-    step = WeightedArm("", codes, power).step(Start.of(model, table, rows, settings, 1.0, 0))
+    arm = make_arm(name, settings)
+    assert isinstance(arm, WeightedArm)
+    step = arm.step(Start.of(model, table, rows, settings, 1.0, 0))
     found: list[float] = []
-    for k in range(int((table.cells if codes == "cells" else table.y).max()) + 1):
+    for k in range(int((table.cells if arm.codes == "cells" else table.y).max()) + 1):
         model.weight.grad = None
         one = torch.ones(1, 1, dtype=torch.float32)
         step(model, one, one[0], torch.tensor([k]), lambda outputs, _: outputs[:, 0])
@@ -168,20 +171,50 @@ def weights(power: float, codes: Any) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("codes", ["cells", "labels"])
-def test_reweighting_with_power_1_is_balanced_as_in_scikit_learn(codes: str) -> None:
+@pytest.mark.parametrize("name", ["reweight@1", "label_reweight@1"])
+def test_reweighting_with_power_1_is_balanced_as_in_scikit_learn(name: str) -> None:
     table, _ = a_table()
-    of_rows = (table.cells if codes == "cells" else table.y)[split(table, 0).train]
+    of_rows = (table.cells if name == "reweight@1" else table.y)[split(table, 0).train]
     balanced = compute_class_weight("balanced", classes=np.unique(of_rows), y=of_rows)
-    assert weights(1.0, codes) == pytest.approx(balanced, rel=1e-6)
+    assert weights(name) == pytest.approx(balanced, rel=1e-6)
 
 
 def test_reweighting_with_power_a_half_worked_by_hand() -> None:
     table, _ = a_table()
     counts = np.bincount(table.cells[split(table, 0).train])
-    found = np.array(weights(0.5, "cells"))
+    found = np.array(weights("reweight@0.5"))
     assert found * np.sqrt(counts) == pytest.approx(found[0] * np.sqrt(counts[0]), rel=1e-6)
     assert found @ counts == pytest.approx(counts.sum(), rel=1e-6)
+
+
+def test_reweighting_within_the_label_leaves_every_label_its_share() -> None:
+    table, _ = a_table()
+    counts = np.bincount(table.cells[split(table, 0).train])
+    found, plain = np.array(weights("reweight_within@0.5")), np.array(weights("reweight@0.5"))
+    labels = np.array([table.y[table.cells == k][0] for k in range(len(counts))])
+    for label in (0, 1):
+        of_label = labels == label
+        assert found[of_label] @ counts[of_label] == pytest.approx(counts[of_label].sum(), rel=1e-6)
+        assert np.ptp(found[of_label] / plain[of_label]) == pytest.approx(0, abs=1e-6)
+
+
+def test_preferences_that_grow_with_the_rows_make_the_mean_ordinary_training() -> None:
+    table, settings = a_table()
+    rows = split(table, 0).train
+    model = torch.nn.Linear(3, 1)
+    start = Start.of(model, table, rows, settings, 1.0, 0)
+    arm = make_arm("torchjd:Mean@1", settings)
+    assert isinstance(arm, TorchJDArm)
+    torch.manual_seed(0)
+    inputs, groups = torch.randn(len(rows), 3), torch.from_numpy(start.codes["groups"])
+    targets = torch.ones(len(rows))
+    arm.step(start)(model, inputs, targets, groups, lambda outputs, _: outputs[:, 0] ** 2)
+    found = model.weight.grad
+    model.zero_grad()
+    (model(inputs) ** 2).mean().backward()
+    assert found is not None
+    assert model.weight.grad is not None
+    torch.testing.assert_close(found, model.weight.grad)
 
 
 def test_threshold_optimizer_is_fairlearns_on_the_same_scores() -> None:
@@ -196,11 +229,12 @@ def test_threshold_optimizer_is_fairlearns_on_the_same_scores() -> None:
     by_hand.fit(X[part], table.y[part], sensitive_features=table.sensitive.iloc[part])
     expected = by_hand.predict(X, sensitive_features=table.sensitive, random_state=3)
     scores = model.predict_proba(X)[:, 1]
-    found = optimise_thresholds(table.y, scores, table.groups, part, seed=3)
+    arm = ThresholdOptimizerArm("", "equalized_odds")
+    found = optimise_thresholds(table.y, scores, table.groups, part, arm, seed=3)
     assert found.tolist() == expected.tolist()
     assert found.tolist() != (scores >= 0.5).astype(int).tolist()
     unknown = np.where(np.arange(len(scores)) % 5 == 0, -1, table.groups)
-    partly = optimise_thresholds(table.y, scores, unknown, part, seed=3)
+    partly = optimise_thresholds(table.y, scores, unknown, part, arm, seed=3)
     assert partly[::5].tolist() == (scores[::5] >= 0.5).astype(int).tolist()
 
 
@@ -240,6 +274,7 @@ def test_exponentiated_gradient_is_fairlearns_on_the_same_batches() -> None:
     by_hand.fit(X[rows], table.y[rows], sensitive_features=sensitive)
     expected = by_hand.predict(X, random_state=1)
     trainer = Trainer(settings, 1, table.cells[rows])
-    found = exponentiated_gradient(inputs, table.y, table.groups, rows, trainer)
+    arm = ExponentiatedGradientArm("", 0.01)
+    found = exponentiated_gradient(inputs, table.y, table.groups, rows, arm, trainer)
     assert found.tolist() == expected.tolist()
     assert len(set(expected)) == 2

@@ -1,0 +1,85 @@
+"""Arms with a cap, and the ordinary training that they are compared with."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+from fairclip.capping import NormCap
+from fairclip.clipper import FairClipper
+from fairclip.clipping import Norm
+from fairclip.comparison._settings import Settings
+from fairclip.comparison._start import Codes, Start
+from fairclip.training import FairStep
+
+_WORDS = ("clip", "norm")
+
+
+@dataclass(frozen=True)
+class FairArm:
+    """Cap the groups' contributions, then perhaps clip at the unclipped run's median norm.
+
+    With ``max_ratio=inf`` nothing is capped, and the norms of the groups are on record.
+    """
+
+    name: str
+    cap: NormCap
+    clip: bool = False
+    codes: ClassVar[Codes] = "groups"
+
+    @classmethod
+    def uncapped(cls, name: str, settings: Settings, clip: bool = False) -> Self:
+        """Return ordinary training."""
+        # Nothing is compared with a reference there, so that any will do.
+        return cls(name, replace(settings.cap(math.inf), reference="minority"), clip)
+
+    @classmethod
+    def capped(
+        cls,
+        name: str,
+        max_ratio: float,
+        settings: Settings,
+        within: Literal["all", "label"],
+        words: Sequence[str],
+    ) -> Self:
+        """Return a cap; the word ``clip`` adds the clip, ``norm`` sets ``preserve_norm``.
+
+        Raises:
+            ValueError: If there is another word, or the ratio is not positive.
+        """
+        if not set(words) <= set(_WORDS):
+            raise ValueError(f"behind a + stands one of {', '.join(_WORDS)}.")
+        cap = settings.cap(max_ratio, within)
+        if "norm" in words:
+            cap = replace(cap, preserve_norm=True)
+        return cls(name, cap, clip="clip" in words)
+
+    @classmethod
+    def per_step(cls, name: str, max_ratio: float) -> Self:
+        """Return the literal rule, without memory or floor."""
+        return cls(name, NormCap.per_step(max_ratio))
+
+    @property
+    def group_blind(self) -> bool:
+        """Whether no group code has a part in training."""
+        return math.isinf(self.cap.max_ratio)
+
+    @property
+    def note(self) -> str:
+        """What the report says of the arm."""
+        clipped = " Then clipped at the median norm of the unclipped run." if self.clip else ""
+        if self.group_blind:
+            return f"ordinary training.{clipped}"
+        of_whom = "of its label" if self.cap.within == "label" else "of all"
+        floor = "" if self.cap.floor else ", by each single batch and without a floor"
+        share = ", and each label keeps its share" if self.cap.within == "label" else ""
+        length = " The update keeps its length." if self.cap.preserve_norm else ""
+        return (
+            f"a cap: no group's gradient is longer than {self.cap.max_ratio:g} times that of the "
+            f"reference {of_whom}{floor}{share}.{length}{clipped}"
+        )
+
+    def step(self, start: Start) -> FairStep:
+        """Return the step for one run."""
+        clip = Norm(start.median_norm) if self.clip else None
+        return FairStep(FairClipper(start.model, cap=self.cap, clip=clip, encoder=start.encoder))
