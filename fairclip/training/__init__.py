@@ -2,7 +2,8 @@
 
 ``train`` runs the epochs over inputs ``(N, d)``, targets ``(N,)`` and group codes ``(N,)``; a
 *step* turns one batch of B rows into final gradients (`FairStep`, or the baselines `WeightedStep`,
-`GroupDROStep` and `AggregatedStep`), and ``infer`` returns the outputs ``(N, C)``.
+`GroupDROStep`, `AggregatedStep`, `FairBatchStep`, `FairGradStep` and `FairretStep`), and ``infer``
+returns the outputs ``(N, C)``.
 `FairClipClassifier` and `FairClipRegressor` are all of it as scikit-learn estimators. A
 `Checkpoint` keeps a run on disk, whoever's loop it is.
 """
@@ -10,6 +11,9 @@
 from fairclip.training._baselines import AggregatedStep, GroupDROStep, WeightedStep
 from fairclip.training._checkpoint import Checkpoint
 from fairclip.training._classifier import FairClipClassifier
+from fairclip.training._fairbatch import FairBatchStep
+from fairclip.training._fairgrad import FairGradStep
+from fairclip.training._fairness_penalty import FairretStep
 from fairclip.training._loop import infer, train
 from fairclip.training._mlp import make_mlp
 from fairclip.training._regressor import FairClipRegressor
@@ -18,9 +22,12 @@ from fairclip.training._steps import FairStep, Step
 __all__ = [
     "AggregatedStep",
     "Checkpoint",
+    "FairBatchStep",
     "FairClipClassifier",
     "FairClipRegressor",
+    "FairGradStep",
     "FairStep",
+    "FairretStep",
     "GroupDROStep",
     "Step",
     "WeightedStep",
