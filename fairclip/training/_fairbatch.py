@@ -52,8 +52,7 @@ class FairBatchStep:
         >>> step = FairBatchStep(groups, labels, step_size=0.1)
         >>> inputs = torch.tensor([[1.0], [1.0], [3.0], [3.0]])
         >>> for _ in range(2):  # two epochs of one batch
-        ...     model.weight.grad = None
-        ...     loss = step(model, inputs, labels, groups, lambda outputs, _: (outputs * inputs)[:, 0])
+        ...     loss = step(model, inputs, labels, groups, lambda outputs, _: outputs[:, 0])
         >>> step.shares
         tensor([0.4000, 0.6000], dtype=torch.float64)
     """

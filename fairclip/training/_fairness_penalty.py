@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from fairclip._extras import require
@@ -64,7 +63,9 @@ class FairretStep:
             raise ValueError(f"`strength` must be finite and not negative, got {strength}.")
         self._cells = Cells.of(groups, labels)
         if int(self._cells.labels.min()) < 0 or int(self._cells.labels.max()) > 1:
-            raise ValueError(f"`labels` must be 0 or 1, got {self._cells.labels.unique().tolist()}.")
+            raise ValueError(
+                f"`labels` must be 0 or 1, got {self._cells.labels.unique().tolist()}."
+            )
         self._strength = strength
         loss = require("fairret.loss", "baselines")
         statistic = require("fairret.statistic", "baselines")
