@@ -58,7 +58,7 @@ class FairretStep:
         True
     """
 
-    def __init__(self, groups: Tensor, labels: Tensor, strength: float = 0.1) -> None:
+    def __init__(self, groups: Tensor, labels: Tensor, strength: float = 0.02) -> None:
         if not 0 <= strength < math.inf:
             raise ValueError(f"`strength` must be finite and not negative, got {strength}.")
         self._cells = Cells.of(groups, labels)
