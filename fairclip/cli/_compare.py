@@ -17,7 +17,8 @@ def compare(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A CSV, CSV.gz or Parquet file, or one of adult, german, credit_default, loanapp.",
+            help="A CSV, CSV.gz or Parquet file, or one of adult, german, credit_default, loanapp, "
+            "digits (synthetic), two_concepts (synthetic).",
             show_default="adult",
         ),
     ] = None,
@@ -92,11 +93,19 @@ def compare(
         int | None,
         option("Training", "Rows in a batch.", default="256, at most a tenth of the rows"),
     ] = None,
+    model: Annotated[
+        str | None,
+        option("Training", "mlp, or cnn for the pixels of a square image.", default="mlp"),
+    ] = None,
     hidden: Annotated[
-        str | None, option("Training", "Widths of the hidden layers.", default="64,64")
+        str | None,
+        option("Training", "Widths of the hidden layers; none is logistic.", default="64,64"),
+    ] = None,
+    optimizer: Annotated[
+        str | None, option("Training", "adam, or sgd with momentum 0.9.", default="adam")
     ] = None,
     lr: Annotated[
-        float | None, option("Training", "Learning rate of Adam.", default="0.001")
+        float | None, option("Training", "Learning rate.", default="0.001, of sgd 0.05")
     ] = None,
     device: Annotated[str | None, option("Training", "auto, cpu or cuda.", default="cpu")] = None,
 ) -> None:
@@ -134,7 +143,9 @@ def compare(
         "seeds": seeds,
         "epochs": epochs,
         "batch_size": batch_size,
+        "model": model,
         "hidden": hidden,
+        "optimizer": optimizer,
         "lr": lr,
         "device": device,
         "quick": quick,

@@ -41,7 +41,7 @@ def compare(
 
     Args:
         data: A file (CSV, CSV.gz, Parquet), a table, or ``adult``, ``german``,
-            ``credit_default``, ``loanapp``.
+            ``credit_default``, ``loanapp``, ``digits``, ``two_concepts`` (synthetic both).
         out: Folder to write; it is called ``<out>.partial`` until it is complete. None: nothing
             is kept on disk.
         resume: Go on with ``<out>.partial``; refused if data, settings or versions differ.

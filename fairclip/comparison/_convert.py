@@ -23,6 +23,11 @@ def _several(number: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return convert
 
 
+def _widths(value: Any) -> tuple[int, ...]:
+    # An empty argument is easily a slip of the shell's, so the command line has a word for it.
+    return () if value == "none" else _several(_integer)(value)
+
+
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or int(value) != float(value):
         raise ValueError
@@ -59,7 +64,7 @@ CONVERT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "arms": (_names, "names of arms"),
     "rivals": (_names, "names of arms"),
     "max_ratio": (_several(float), "numbers"),
-    "hidden": (_several(_integer), "integers"),
+    "hidden": (_widths, "integers, or none"),
     "pool_below": (_integer, "an integer"),
     "min_reference_rows": (_integer, "an integer"),
     "seeds": (_integer, "an integer"),
@@ -67,7 +72,7 @@ CONVERT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "batch_size": (lambda value: None if value is None else _integer(value), "an integer"),
     "smoothing": (float, "a number"),
     "max_factor": (float, "a number"),
-    "lr": (float, "a number"),
+    "lr": (lambda value: None if value is None else float(value), "a number"),
     "keep_sensitive": (_flag, "true or false"),
     "preserve_norm": (_flag, "true or false"),
     "quick": (_flag, "true or false"),

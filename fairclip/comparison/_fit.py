@@ -12,7 +12,9 @@ from fairclip.comparison._errors import RunError
 from fairclip.comparison._settings import Settings
 from fairclip.groups import GroupBatchSampler
 from fairclip.trace import Trace
-from fairclip.training import Step, infer, make_mlp, train
+from fairclip.training import Step, infer, make_cnn, make_mlp, train
+
+_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,8 @@ class Trainer:
 
     def new_model(self, n_features: int) -> nn.Module:
         """Return the network with its initial weights."""
-        return make_mlp(n_features, 1, self.settings.hidden, seed=self.seed).to(
-            self.settings.device
-        )
+        make = {"mlp": make_mlp, "cnn": make_cnn}[self.settings.model]
+        return make(n_features, 1, self.settings.hidden, seed=self.seed).to(self.settings.device)
 
     def train(
         self, model: nn.Module, inputs: Tensor, targets: Tensor, groups: Tensor, step: Step
@@ -70,10 +71,16 @@ class Trainer:
             groups,
             step=step,
             loss_fn=_row_losses,
-            optimizer=torch.optim.Adam(model.parameters(), lr=self.settings.lr),
+            optimizer=self._optimizer(model),
             batches=GroupBatchSampler(self.cells, self.settings.batch_size, seed=self.seed),
             epochs=self.settings.epochs,
         )
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        assert self.settings.lr is not None  # the settings have filled it in
+        if self.settings.optimizer == "sgd":
+            return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=_MOMENTUM)
+        return torch.optim.Adam(model.parameters(), lr=self.settings.lr)
 
 
 def to_scores(model: nn.Module, inputs: Tensor) -> NDArray[np.float64]:

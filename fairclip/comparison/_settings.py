@@ -14,8 +14,11 @@ from fairclip.comparison._convert import CONVERT
 _CHOICES = {
     "groups": ("cells", "sensitive"),
     "within": ("all", "label", "both"),
+    "model": ("mlp", "cnn"),
+    "optimizer": ("adam", "sgd"),
     "device": ("auto", "cpu", "cuda"),
 }
+_LR = {"adam": 1e-3, "sgd": 0.05}
 _QUICK = {"seeds": 3, "max_ratio": (2.0, 1.0)}
 _CAP_FIELDS = (
     "reference",
@@ -37,7 +40,7 @@ class Settings:
 
     Args:
         data: A file (CSV, CSV.gz, Parquet) or ``adult``, ``german``, ``credit_default``,
-            ``loanapp``.
+            ``loanapp``, or the synthetic ``digits``, ``two_concepts``.
         target: Column to predict; embedded sets know theirs.
         sensitive: Columns whose levels, intersected, are the demographic groups; embedded sets
             use the first of theirs.
@@ -61,8 +64,11 @@ class Settings:
             the embedded sets.
         batch_size: Rows in a batch. None: 256, or a tenth of the training part where that is less.
             With few rows of a group in a batch its norm is mostly sampling noise.
-        hidden: Widths of the hidden layers.
-        lr: Learning rate of Adam.
+        model: ``mlp``, or ``cnn`` where all features are the pixels of a square image, row by row.
+        hidden: Widths of the hidden layers; of the ``cnn`` the channels of its convolutions. Empty
+            (``none`` on the command line): logistic regression.
+        optimizer: ``adam``, or ``sgd`` with momentum 0.9.
+        lr: Learning rate. None: 0.001 for Adam; 0.05 for SGD, chosen as ``epochs`` was.
         device: ``auto`` is CUDA where there is one; on small tables the CPU is faster.
         quick: Train the main arms only; where they are not given, 3 seeds and the ratios
             2 and 1.
@@ -94,8 +100,10 @@ class Settings:
     seeds: int = 5
     epochs: int = 10
     batch_size: int | None = None
+    model: str = "mlp"
     hidden: tuple[int, ...] = (64, 64)
-    lr: float = 1e-3
+    optimizer: str = "adam"
+    lr: float | None = None
     device: str = "cpu"
     quick: bool = False
 
@@ -114,9 +122,11 @@ class Settings:
         for name, least in {"seeds": 1, "epochs": 1, "batch_size": 1, "pool_below": 0}.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if not 0 < self.lr < math.inf:
+        if self.lr is None:
+            object.__setattr__(self, "lr", _LR[self.optimizer])
+        elif not 0 < self.lr < math.inf:
             raise ValueError(f"`lr` must be positive and finite, got {self.lr}.")
-        if not self.hidden or min(self.hidden) < 1:
+        if min(self.hidden, default=1) < 1:
             raise ValueError(f"`hidden` needs widths of at least 1, got {list(self.hidden)}.")
         names = {f"{ratio:g}" for ratio in self.max_ratio}  # as in the arms' names
         if not names or len(names) < len(self.max_ratio):

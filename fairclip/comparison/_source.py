@@ -15,6 +15,8 @@ EMBEDDED = {
     "german": datasets.load_german,
     "credit_default": datasets.load_credit_default,
     "loanapp": datasets.load_loanapp,
+    "digits": datasets.make_digits,
+    "two_concepts": datasets.make_two_concepts,
 }
 
 

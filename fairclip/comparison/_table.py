@@ -1,5 +1,6 @@
 """The data of a comparison, checked and in one form. Shapes: N rows."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +57,11 @@ def make_table(source: Source, settings: Settings) -> Table:
     sensitive = _sensitive(frame, settings)
     pooled = pool(sensitive, settings.pool_below)
     check_cells(sensitive, pooled, y)
+    features = _features(frame.drop(columns=_no_features(settings)))
+    if settings.model == "cnn":
+        _check_pixels(features)
     return Table(
-        features=_features(frame.drop(columns=_no_features(settings))),
+        features=features,
         y=y,
         classes=classes,
         favourable=favourable,
@@ -173,3 +177,18 @@ def _features(frame: pd.DataFrame) -> pd.DataFrame:
                 f"The column `{name}` has values too large: rescale or `drop` it (--drop)."
             )
     return pd.concat([numbers, _words(frame.drop(columns=numbers.columns))], axis=1)
+
+
+def _check_pixels(features: pd.DataFrame) -> None:
+    n_columns, n_numbers = features.shape[1], features.select_dtypes("number").shape[1]
+    if (
+        math.isqrt(n_columns) ** 2 != n_columns
+        or n_numbers < n_columns
+        or features.isna().any(None)
+    ):
+        raise ValueError(
+            "`model='cnn'` (--model cnn) needs columns that are the pixels of a square image: got "
+            f"{n_columns}, of them {n_numbers} numbers and "
+            f"{int(features.isna().any().sum())} with missing values. Use mlp, or `drop` what is "
+            "no pixel (--drop)."
+        )

@@ -7,16 +7,17 @@ import pandas as pd
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """One real table with a binary target, N rows.
+    """One table with a binary target, N rows.
 
     Args:
-        name: The loader's name without ``load_``.
+        name: The function's name without ``load_``, or ``make_`` where it is synthetic.
         X: The features, the sensitive columns among them as in fairlearn's data sets;
             ``X.drop(columns=list(sensitive_features))`` trains without them.
         y: The target, 0 or 1, never missing.
         sensitive_features: The sensitive columns, as words; missing values stay missing.
         target: The target's name in the source, also ``y.name``.
-        favourable: The value of ``y`` that the person in the row would prefer, 0 or 1.
+        favourable: The value of ``y`` that the person in the row would prefer, 0 or 1;
+            1 in synthetic tables.
         description: What a row is, what ``y`` says, and what was left out of ``X``.
         source: Who published the data, and where.
         licence: On what terms.

@@ -11,6 +11,7 @@ returns the outputs ``(N, C)``.
 from fairclip.training._baselines import AggregatedStep, GroupDROStep, WeightedStep
 from fairclip.training._checkpoint import Checkpoint
 from fairclip.training._classifier import FairClipClassifier
+from fairclip.training._cnn import make_cnn
 from fairclip.training._fairbatch import FairBatchStep
 from fairclip.training._fairgrad import FairGradStep
 from fairclip.training._fairness_penalty import FairretStep
@@ -32,6 +33,7 @@ __all__ = [
     "Step",
     "WeightedStep",
     "infer",
+    "make_cnn",
     "make_mlp",
     "train",
 ]
