@@ -105,7 +105,10 @@ def compare(
         str | None, option("Training", "adam, or sgd with momentum 0.9.", default="adam")
     ] = None,
     lr: Annotated[
-        float | None, option("Training", "Learning rate.", default="0.001, of sgd 0.05")
+        float | None,
+        option(
+            "Training", "Learning rate.", default="0.001; sgd 0.05; adam for --hidden none 0.03"
+        ),
     ] = None,
     device: Annotated[str | None, option("Training", "auto, cpu or cuda.", default="cpu")] = None,
 ) -> None:

@@ -71,12 +71,13 @@ class Trainer:
             groups,
             step=step,
             loss_fn=_row_losses,
-            optimizer=self._optimizer(model),
+            optimizer=self.new_optimizer(model),
             batches=GroupBatchSampler(self.cells, self.settings.batch_size, seed=self.seed),
             epochs=self.settings.epochs,
         )
 
-    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def new_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer of ``model``."""
         assert self.settings.lr is not None  # the settings have filled it in
         if self.settings.optimizer == "sgd":
             return torch.optim.SGD(model.parameters(), lr=self.settings.lr, momentum=_MOMENTUM)

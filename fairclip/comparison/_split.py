@@ -82,6 +82,16 @@ def to_inputs(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(inputs)
 
 
+def to_pixels(features: pd.DataFrame, train: NDArray[np.int64]) -> Tensor:
+    """Return all rows as images ``(N, d)``, whose pixels keep their contrast to their neighbours.
+
+    All pixels share one mean and one standard deviation, those of the training rows.
+    """
+    pixels = features.to_numpy(np.float64)
+    spread = pixels[train].std() or 1.0  # all pixels can be equal
+    return torch.from_numpy((pixels - pixels[train].mean()) / spread).float()
+
+
 def _warn_of_rare_words(features: pd.DataFrame) -> None:
     for name, words in features.select_dtypes(exclude="number").items():
         if words.value_counts(dropna=False).max() < _MIN_ROWS:

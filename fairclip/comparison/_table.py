@@ -184,11 +184,11 @@ def _check_pixels(features: pd.DataFrame) -> None:
     if (
         math.isqrt(n_columns) ** 2 != n_columns
         or n_numbers < n_columns
-        or features.isna().any(None)
+        or features.isna().any(axis=None)
     ):
         raise ValueError(
             "`model='cnn'` (--model cnn) needs columns that are the pixels of a square image: got "
-            f"{n_columns}, of them {n_numbers} numbers and "
+            f"{n_columns} columns, of them {n_numbers} numbers and "
             f"{int(features.isna().any().sum())} with missing values. Use mlp, or `drop` what is "
             "no pixel (--drop)."
         )

@@ -17,7 +17,7 @@ from fairclip.comparison._outcome import Outcome, TaskFiles, write_array, write_
 from fairclip.comparison._predictions import Predictions
 from fairclip.comparison._rivals import ExponentiatedGradientArm, ThresholdOptimizerArm
 from fairclip.comparison._settings import Settings
-from fairclip.comparison._split import Split, split, to_inputs
+from fairclip.comparison._split import Split, split, to_inputs, to_pixels
 from fairclip.comparison._start import Start
 from fairclip.comparison._table import Table
 from fairclip.comparison._telemetry import Telemetry
@@ -75,7 +75,7 @@ def _fit(
     if isinstance(arm, ThresholdOptimizerArm):
         scores = np.load(baseline.scores)
         return Fit(optimise_thresholds(table.y, scores, table.groups, rows.validation, arm, seed))
-    inputs = _inputs(table, rows, baseline)  # (N, d)
+    inputs = _inputs(table, settings, rows, baseline)  # (N, d)
     trainer = Trainer(settings, seed, table.cells[rows.train])
     try:
         if isinstance(arm, ExponentiatedGradientArm):
@@ -89,10 +89,11 @@ def _fit(
         raise RunError(f"`{arm.name}`, seed {seed}: {error}") from error
 
 
-def _inputs(table: Table, rows: Split, baseline: TaskFiles) -> Tensor:
+def _inputs(table: Table, settings: Settings, rows: Split, baseline: TaskFiles) -> Tensor:
     """Return the inputs of a seed, which its first task makes for all."""
     if not baseline.inputs.exists():
-        write_array(baseline.inputs, to_inputs(table.features, rows.train).numpy())
+        scale = to_pixels if settings.model == "cnn" else to_inputs
+        write_array(baseline.inputs, scale(table.features, rows.train).numpy())
     return torch.from_numpy(np.load(baseline.inputs))
 
 
