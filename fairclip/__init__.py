@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairclip import clipping, datasets, metrics
     from fairclip.advice import Advice, advise
-    from fairclip.capping import NormCap
+    from fairclip.capping import NormCap, TargetCap
     from fairclip.clipper import FairClipper
     from fairclip.comparison import compare
     from fairclip.diagnosis import Diagnosis, diagnose
@@ -36,6 +36,7 @@ __all__ = [
     "GroupEncoder",
     "NormCap",
     "StepRecord",
+    "TargetCap",
     "Trace",
     "advise",
     "clipping",
@@ -60,6 +61,7 @@ _HOME = {
     "GroupEncoder": "groups",
     "NormCap": "capping",
     "StepRecord": "trace",
+    "TargetCap": "capping",
     "Trace": "trace",
     "advise": "advice",
     "compare": "comparison",

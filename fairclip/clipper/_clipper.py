@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 from fairclip._arrays import Array
 from fairclip._optimizers import torch_optimizer
-from fairclip.capping import NormCap
+from fairclip.capping import NormCap, TargetCap
+from fairclip.clipper._begin import begin_rule
 from fairclip.clipper._codes import Codes, as_codes
 from fairclip.clipper._ending import Ending, has_unscaled, is_unscaled, raise_if_nonfinite
-from fairclip.clipper._exact import cap_
-from fairclip.clipper._groups import begin_cap
-from fairclip.clipper._lagged import LaggedCap, check_can_lag
+from fairclip.clipper._norm_rule import NormRule
+from fairclip.clipper._predictions import as_predictions
+from fairclip.clipper._target_rule import TargetRule
 from fairclip.clipping import Mode
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import (
@@ -51,8 +52,8 @@ class FairClipper:
     Args:
         model: Any module; the loss may be computed outside of it. Its forward and backward pass
             stay the user's. Of a compiled model, what ``torch.compile`` returned.
-        cap: The bound between groups; ``NormCap(max_ratio=inf)`` only measures. None: `NormCap()`,
-            which caps.
+        cap: The bound between groups: a `NormCap`, whose ``max_ratio=inf`` only measures; or a
+            `TargetCap`, whose factors come from `observe`. None: `NormCap()`, which caps.
         clip: A mode of `fairclip.clipping` for the combined gradient; None for none.
         encoder: A fitted `GroupEncoder`: names, counts and labels of the groups.
         n_groups: K, instead of ``encoder``; rows are then counted as they are seen.
@@ -99,7 +100,7 @@ class FairClipper:
     def __init__(
         self,
         model: nn.Module,
-        cap: NormCap | None = None,
+        cap: NormCap | TargetCap | None = None,
         clip: Mode | None = None,
         *,
         encoder: GroupEncoder | None = None,
@@ -112,20 +113,19 @@ class FairClipper:
     ) -> None:
         if not isinstance(check, bool) and check != "first":
             raise ValueError(f"`check` must be 'first', True or False, got {check!r}.")
-        if not isinstance(measure_every, int) or measure_every < 1 or measure_every is True:
-            raise ValueError(
-                f"`measure_every` must be a number of steps, at least 1, got {measure_every!r}."
-            )
-        cap = NormCap() if cap is None else cap
-        if not isinstance(cap, NormCap):
-            raise TypeError(f"`cap` must be a cap such as NormCap(max_ratio=2.0), got {cap!r}.")
-        self.cap, self._cap_state, self._names = begin_cap(cap, encoder, n_groups, group_counts)
+        self._rule, self._names = begin_rule(
+            NormCap() if cap is None else cap, encoder, n_groups, group_counts, measure_every
+        )
         self.trace = Trace(self._names)
         n_groups = len(self._names)
         self._engine = GradientEngine(model, n_groups, check=check, batch_dim=batch_dim)
         self._ending = Ending(list(self._engine.parameters.items()), clip, on_nonfinite)
-        self._lagged = LaggedCap(self.cap, self._cap_state, n_groups, measure_every)
         self._weighed: WeighedStep | None = None
+
+    @property
+    def cap(self) -> NormCap | TargetCap:
+        """The bound between groups; a reference by name is replaced by codes."""
+        return self._rule.cap
 
     @property
     def clip(self) -> Mode | None:
@@ -220,6 +220,9 @@ class FairClipper:
         in the data, `watch` is needed. Batch statistics are no obstacle to the weights, but the
         norms are those of `watch`.
 
+        With a `TargetCap` no step is measured and nothing is ever on the model: the factors are
+        those that `observe` made before the step.
+
         A compiled model runs uncompiled in measured steps, as far as gradients are recorded, and
         then needs the memory that it needs uncompiled. Where
         another framework owns the backward pass, weigh the losses it is given and call `clip_grad_`
@@ -238,7 +241,7 @@ class FairClipper:
 
         Raises:
             TypeError: If the codes are not integers.
-            ValueError: If they are out of range or not one a loss; if the cap has
+            ValueError: If they are out of range or not one a loss; if a `NormCap` has
                 ``scope="layer"``, ``preserve_norm=True`` or ``smoothing=0``.
             RuntimeError: If the step was begun with `watch` or `backward`, ``.grad`` was not zero
                 before, or the model was called where hooks cannot see it.
@@ -266,14 +269,47 @@ class FairClipper:
         if not losses.requires_grad:
             return losses
         if self._weighed is None:
-            check_can_lag(self.cap)
+            self._rule.begin_weighed()
             self._engine.check_idle()
             self._weighed = WeighedStep(self._engine, len(self._names))
         try:
-            return self._weighed.weigh(losses, codes, self._lagged.table)
+            return self._weighed.weigh(losses, codes, self._rule.table)
         except Exception:
             self._end_weighed()
             raise
+
+    def observe(self, predicted_codes: Codes, targets: Codes, groups: Codes) -> None:
+        """Tell a `TargetCap` how rows were predicted: its recalls and factors move once.
+
+        They may be training rows or held-back ones, in each step or now and then. The factors hold
+        from the next step on: to have them in this one, call it before `weigh`, or before
+        `clip_grad_` in a step of `watch` or `backward`. What is on a device stays there.
+
+        Args:
+            predicted_codes: (B,) class codes, integers or booleans, coded as the targets are.
+            targets: (B,) class codes, also as floating numbers.
+            groups: (B,) codes as in `watch`.
+
+        Raises:
+            TypeError: If the cap is no `TargetCap`, or predictions or groups are no codes.
+            ValueError: If they differ in shape, or groups are out of range.
+
+        Example:
+            >>> import torch, fairclip
+            >>> model, criterion = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+            >>> cap = fairclip.TargetCap("worst_cell", gap=0.05)
+            >>> clipper = fairclip.FairClipper(model, cap, group_counts=[60, 40])
+            >>> inputs, targets, groups = torch.randn(4, 3), [0, 1, 0, 1], [0, 0, 1, 1]
+            >>> outputs = model(inputs)
+            >>> clipper.observe(outputs.argmax(1), targets, groups)
+            >>> losses = clipper.weigh(criterion(outputs, torch.tensor(targets)), groups)
+            >>> losses.mean().backward()
+            >>> record = clipper.clip_grad_()
+        """
+        if not isinstance(self._rule, TargetRule):
+            raise TypeError(f"`observe` is for a TargetCap, and the cap is {self.cap!r}.")
+        codes = as_codes(groups)
+        self._rule.observe(*as_predictions(predicted_codes, targets, codes), codes)
 
     def gradients_by_group(
         self, scaler: torch.amp.GradScaler | None = None
@@ -379,10 +415,10 @@ class FairClipper:
         return {
             "version": _VERSION,
             "names": list(self._names),
-            "scope": self.cap.scope,
-            "cap": self._cap_state.state_dict(),
+            "kind": type(self.cap).__name__,
+            "scope": self._rule.scope,
+            **self._rule.state_dict(),
             "clip": None if clip is None else clip.state_dict(),
-            "lagged": self._lagged.state_dict(),
             "trace": self.trace.state_dict(),
         }
 
@@ -402,16 +438,18 @@ class FairClipper:
         if state["names"] != list(self._names):
             raise ValueError("The state is of other groups: fit the encoder as it was then.")
         clip = self._ending.state
-        if state["scope"] != self.cap.scope or (state["clip"] is None) != (clip is None):
+        kind = state.get("kind", "NormCap")  # the only one once
+        if kind != type(self.cap).__name__:
+            raise ValueError(f"The state is of a {kind}, and the cap is {self.cap!r}.")
+        if state["scope"] != self._rule.scope or (state["clip"] is None) != (clip is None):
             raise ValueError(
                 "The state is of another clipper: make this one with the `scope` of the cap and "
                 "the kind of clip that it was saved with."
             )
-        self._cap_state.load_state_dict(state["cap"])
+        self._rule.load_state_dict(state)
         if clip is not None:
             clip.load_state_dict(state["clip"])
         self.trace.load_state_dict(state["trace"])
-        self._lagged.load_state_dict(state["lagged"])
         self._end_weighed()
 
     def remove(self) -> None:
@@ -443,7 +481,7 @@ class FairClipper:
         if self._weighed is not None:
             self._weighed.abandon()
             self._weighed = None
-        if self._lagged.is_due:
+        if self._rule.is_due:
             self._engine.arm()
         else:
             self._engine.disarm()
@@ -454,7 +492,7 @@ class FairClipper:
         scale = self._ending.unscale(scaler, optimizers)
         weighed, device = self._weighed, self._engine.device
         if weighed is not None and not (weighed.is_measured or self._ending.looks_at_gradient):
-            record = StepRecord(self._lagged.skip(weighed.counts[:-1], device))
+            record = StepRecord(self._rule.skip(weighed.counts[:-1], device))
         else:
             with torch.no_grad(), without_autocast(device):
                 if weighed is None:
@@ -466,7 +504,7 @@ class FairClipper:
         return record
 
     def _collect(self, scale: Tensor | None) -> GroupGradients:
-        by_layer = self.cap.scope == "layer" or self._ending.raises
+        by_layer = self._rule.scope == "layer" or self._ending.raises
         return self._engine.collect(by_layer=by_layer, scale=scale)
 
     def _gramian(self, gradients: GroupGradients) -> Array:
@@ -474,20 +512,21 @@ class FairClipper:
         gramian = gradients.gramian()
         if self._ending.raises:
             raise_if_nonfinite(gramian, gradients, self._names)
-        if gramian.ndim == 3 and self.cap.scope != "layer":
+        if gramian.ndim == 3 and self._rule.scope != "layer":
             return gramian.sum(0)
         return gramian
 
     def _cap_and_clip(self, gradients: GroupGradients) -> StepRecord:
-        raw = cap_(gradients, self._gramian(gradients), self.cap, self._cap_state)
-        layers = tuple(gradients.layers or ()) if self.cap.scope == "layer" else None
-        return self._ending.clip_(raw, layers, preserve_norm=self.cap.preserve_norm)
+        raw = self._rule.cap_(gradients, self._gramian(gradients))
+        layers = tuple(gradients.layers or ()) if self._rule.scope == "layer" else None
+        return self._ending.clip_(raw, layers, preserve_norm=self._rule.preserve_norm)
 
     def _clip_weighed(self, weighed: WeighedStep, scale: Tensor | None) -> StepRecord:
         """Clip what was capped before the backward pass, and take in what was measured."""
         counts, device = weighed.counts[:-1], self._engine.device
         if not weighed.is_measured:
-            return self._ending.clip_(self._lagged.skip(counts, device))
+            return self._ending.clip_(self._rule.skip(counts, device))
+        assert isinstance(self._rule, NormRule)  # no other is ever due
         gradients = self._collect(scale)
         weighted, seen = self._gramian(gradients), gradients.row_counts()
-        return self._ending.clip_(self._lagged.measure(weighted, seen, counts, device))
+        return self._ending.clip_(self._rule.measure(weighted, seen, counts, device))

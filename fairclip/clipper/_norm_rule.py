@@ -1,8 +1,7 @@
-"""A cap by the norms of earlier steps. Shapes: K groups."""
+"""A cap by norms, those of the step itself or of earlier ones. Shapes: K groups."""
 
 import math
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,13 @@ import torch
 
 from fairclip._arrays import Array, namespace, placed, to_host
 from fairclip.capping import CapState, NormCap
-from fairclip.gradients import norms_of, with_rest
+from fairclip.clipper._exact import cap_
+from fairclip.clipper._unmeasured import unmeasured
+from fairclip.gradients import GroupGradients, norms_of, with_rest
 from fairclip.trace import RawStep
 
 
-def check_can_lag(cap: NormCap) -> None:
+def _check_can_lag(cap: NormCap) -> None:
     """Raise where a cap is more than one factor a group that is known beforehand."""
     if cap.scope == "layer":
         raise ValueError(
@@ -33,11 +34,11 @@ def check_can_lag(cap: NormCap) -> None:
         )
 
 
-class LaggedCap:
-    r"""The factors in force, and when the norms are measured again.
+class NormRule:
+    r"""A `NormCap` in the steps of a clipper, and when its norms are measured for weighed ones.
 
-    The first step is not measured: until it is weighed nothing says that norms are to be lagged,
-    and its forward pass is over by then. With a measurement in every m-th step the averages decay
+    The first weighed step is not measured: until it is weighed nothing says that norms are to be
+    lagged, and its forward pass is over by then. With a measurement in every m-th step the averages decay
     by :math:`b^{\sqrt{m}}` instead of b at each: between b, too slow for norms that fall, and
     :math:`b^m`, in which too few measurements count.
 
@@ -52,7 +53,8 @@ class LaggedCap:
     """
 
     def __init__(self, cap: NormCap, state: CapState, n_groups: int, measure_every: int) -> None:
-        self._cap = replace(cap, smoothing=cap.smoothing ** math.sqrt(measure_every))
+        self.cap, self.scope, self.preserve_norm = cap, cap.scope, cap.preserve_norm
+        self._lagged = replace(cap, smoothing=cap.smoothing ** math.sqrt(measure_every))
         self._state = state
         self._measure_every = measure_every
         self._n_until_measured = 1
@@ -64,15 +66,18 @@ class LaggedCap:
         """Whether the step that comes next is to be measured."""
         return self._n_until_measured == 0
 
-    def skip(self, counts: np.ndarray, device: torch.device) -> RawStep:
-        """Record a step that is not measured.
+    def cap_(self, gradients: GroupGradients, gramian: Array) -> RawStep:
+        """See `CapRule`."""
+        return cap_(gradients, gramian, self.cap, self._state)
 
-        Args:
-            counts: (K,) rows of each group.
-            device: Where the gradients are.
-        """
+    def begin_weighed(self) -> None:
+        """See `CapRule`."""
+        _check_can_lag(self.cap)
+
+    def skip(self, counts: np.ndarray, device: torch.device) -> RawStep:
+        """See `CapRule`."""
         self._n_until_measured = max(self._n_until_measured - 1, 0)
-        return self._record(counts, device, *_unmeasured(len(counts), device))
+        return self._record(counts, device, *unmeasured(len(counts), device))
 
     def measure(
         self, weighted: Array, seen: Array, counts: np.ndarray, device: torch.device
@@ -96,24 +101,27 @@ class LaggedCap:
         gramian = weighted / (scales[:, None] * scales)
         rows, self._rows = self._rows, np.zeros_like(self._rows)
         norms = norms_of(gramian)[:-1]
-        factors = self._cap(norms, placed(rows, device), present, self._state)
+        factors = self._lagged(norms, placed(rows, device), present, self._state)
         finite = xp.where(present, norms, 0.0).max() < math.inf  # False for NaN
         self._use(xp.where(finite, factors, applied))
         return replace(record, gramian=gramian)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {
+        """See `CapRule`."""
+        lagged = {
             "factors": torch.as_tensor(self._factors),
             "n_until_measured": self._n_until_measured,
             "rows": torch.from_numpy(self._rows.copy()),
         }
+        return {"cap": self._state.state_dict(), "lagged": lagged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, saved on any device, with any ``measure_every``."""
-        self._use(to_host(state["factors"]).copy())
-        self._n_until_measured = min(state["n_until_measured"], self._measure_every)
-        self._rows = to_host(state["rows"]).copy()
+        """See `CapRule`; of any ``measure_every``."""
+        self._state.load_state_dict(state["cap"])
+        lagged = state["lagged"]
+        self._use(to_host(lagged["factors"]).copy())
+        self._n_until_measured = min(lagged["n_until_measured"], self._measure_every)
+        self._rows = to_host(lagged["rows"]).copy()
 
     def _use(self, factors: Array) -> None:
         self._factors: Array = factors
@@ -132,11 +140,3 @@ class LaggedCap:
             reference=placed(self._state.reference, device),
             measured=measured,
         )
-
-
-@cache
-def _unmeasured(n_groups: int, device: torch.device) -> tuple[Array, Array]:
-    """Return a Gramian of which nothing is known, and whose norms are: nobody's."""
-    gramian = torch.full((n_groups + 1, n_groups + 1), torch.nan, dtype=torch.float64)
-    measured = torch.zeros(n_groups, dtype=torch.bool)
-    return placed(gramian, device), placed(measured, device)
