@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from fairclip.comparison._caps import FairArm
+from fairclip.capping import TargetCap
+from fairclip.comparison._caps import FairArm, TargetArm
 from fairclip.comparison._cuts import CutArm, ThresholdArm
+from fairclip.comparison._loss_arms import FairBatchArm, FairGradArm, FairretArm
 from fairclip.comparison._rivals import (
     ExponentiatedGradientArm,
     ThresholdOptimizerArm,
@@ -17,7 +19,10 @@ from fairclip.comparison._weighted import GroupDROArm, WeightedArm
 
 BASELINE = "unclipped"
 
-TrainedArm: TypeAlias = FairArm | WeightedArm | GroupDROArm | TorchJDArm
+CapArm: TypeAlias = FairArm | TargetArm
+TrainedArm: TypeAlias = (
+    CapArm | WeightedArm | GroupDROArm | FairBatchArm | FairGradArm | FairretArm | TorchJDArm
+)
 Arm: TypeAlias = (
     TrainedArm | CutArm | ThresholdArm | ExponentiatedGradientArm | ThresholdOptimizerArm
 )
@@ -93,10 +98,19 @@ def _kinds(settings: Settings, words: Sequence[str]) -> Mapping[str, _Make]:
         "fair_cap": cap("all"),
         "fair_cap_label": cap("label"),
         "fair_cap_step": lambda name, ratio: FairArm.per_step(name, _needed(ratio)),
+        "target_cap": lambda name, gap: TargetArm(
+            name, TargetCap("equalized_odds", gap=_needed(gap))
+        ),
+        "target_cap_worst": lambda name, gap: TargetArm(
+            name, TargetCap("worst_cell", gap=_needed(gap))
+        ),
         "reweight": lambda name, p: WeightedArm(name, _needed(p)),
         "reweight_within": lambda name, p: WeightedArm(name, _needed(p), within="label"),
         "label_reweight": lambda name, p: WeightedArm(name, _needed(p), codes="labels"),
         "group_dro": lambda name, eta: GroupDROArm(name, 0.01 if eta is None else eta),
+        "fairbatch": lambda name, alpha: FairBatchArm(name, _needed(alpha)),
+        "fairgrad": lambda name, eta: FairGradArm(name, _needed(eta)),
+        "fairret": lambda name, strength: FairretArm(name, _needed(strength)),
         "cut": lambda name, cut: CutArm(name, _needed(cut)),
         "threshold": lambda name, _: ThresholdArm(name),
         "exponentiated_gradient": lambda name, eps: ExponentiatedGradientArm(

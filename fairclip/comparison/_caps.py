@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from fairclip.capping import NormCap
+from fairclip.capping import NormCap, TargetCap
 from fairclip.clipper import FairClipper
 from fairclip.clipping import Norm
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._start import Codes, Start
-from fairclip.training import FairStep
+from fairclip.training import FairStep, TargetStep
 
 _WORDS = ("clip", "norm")
 
@@ -83,3 +83,27 @@ class FairArm:
         """Return the step for one run."""
         clip = Norm(start.median_norm) if self.clip else None
         return FairStep(FairClipper(start.model, cap=self.cap, clip=clip, encoder=start.encoder))
+
+
+@dataclass(frozen=True)
+class TargetArm:
+    """Weigh rows by a cap that follows the recalls on the training batches."""
+
+    name: str
+    cap: TargetCap
+    codes: ClassVar[Codes] = "groups"
+    group_blind: ClassVar[bool] = False
+
+    @property
+    def note(self) -> str:
+        """What the report says of the arm."""
+        target = self.cap.target.replace("_", " ")
+        return (
+            f"TargetCap for {target}: rows weigh less while the recall of their group is more than "
+            f"{self.cap.gap:g} over the least, on the training batches. No gradient is measured."
+        )
+
+    def step(self, start: Start) -> TargetStep:
+        """Return the step for one run."""
+        clipper = FairClipper(start.model, cap=self.cap, encoder=start.encoder)
+        return TargetStep(clipper, lambda outputs: outputs.squeeze(1) > 0)

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.comparison._arms import BASELINE, Arm
-from fairclip.comparison._caps import FairArm
+from fairclip.comparison._arms import BASELINE, Arm, CapArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
 from fairclip.metrics import (
@@ -25,7 +24,7 @@ _CLOSED = 0.01
 
 def capped_arms(arms: Sequence[Arm]) -> list[str]:
     """Return the names of the arms with a cap."""
-    return [arm.name for arm in arms if isinstance(arm, FairArm) and not arm.group_blind]
+    return [arm.name for arm in arms if isinstance(arm, CapArm) and not arm.group_blind]
 
 
 def blind_arms(arms: Sequence[Arm]) -> list[str]:

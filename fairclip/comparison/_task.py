@@ -22,7 +22,7 @@ from fairclip.comparison._start import Start
 from fairclip.comparison._table import Table
 from fairclip.comparison._telemetry import Telemetry
 from fairclip.comparison._threshold import choose_cut
-from fairclip.training import FairStep
+from fairclip.training import FairStep, TargetStep
 
 # The seed of which every training step is kept.
 TRACED_SEED = 0
@@ -110,5 +110,5 @@ def _train(
     step = arm.step(start)
     targets = torch.from_numpy(table.y[rows]).float()
     trainer.train(model, inputs[rows], targets, torch.from_numpy(start.codes[arm.codes]), step)
-    trace = step.clipper.trace if isinstance(step, FairStep) else None
+    trace = step.clipper.trace if isinstance(step, FairStep | TargetStep) else None
     return Fit.cut(to_scores(model, inputs), trace=trace)
