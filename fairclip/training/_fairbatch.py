@@ -65,7 +65,9 @@ class FairBatchStep:
         counts = self._cells.counts.double()  # (K,)
         self._at_first = counts / (self._cells.same_label().double() @ counts)  # (K,)
         self._shares = self._at_first.clone()  # (K,)
-        self._start_epoch()
+        # Of the epoch so far.
+        self._n_seen = torch.zeros_like(self._cells.counts)  # (K,)
+        self._sums = torch.zeros(len(counts))  # (K,)
 
     @property
     def shares(self) -> Tensor:
@@ -78,7 +80,8 @@ class FairBatchStep:
         """Fill ``.grad`` from one batch and return its mean loss."""
         if int(self._n_seen.sum()) >= int(self._cells.counts.sum()):
             self._move()
-            self._start_epoch()
+            self._n_seen.zero_()
+            self._sums.zero_()
         losses = checked_losses(model, inputs, targets, groups, loss_fn)  # (B,)
         # The code -1 reads the last entry: the weight of unknown rows.
         weights = torch.cat([self._shares / self._at_first, self._shares.new_ones(1)])  # (K + 1,)
@@ -88,10 +91,6 @@ class FairBatchStep:
         self._sums = self._sums.to(losses.device, non_blocking=True)
         self._sums += member.to(self._sums, non_blocking=True) @ losses.detach().to(self._sums)
         return losses.detach().mean()
-
-    def _start_epoch(self) -> None:
-        self._n_seen = torch.zeros_like(self._cells.counts)  # (K,)
-        self._sums = torch.zeros(len(self._n_seen))  # (K,)
 
     def _move(self) -> None:
         """Move shares in one label; the device was waited for between two steps."""

@@ -101,22 +101,25 @@ def test_fairret_narrows_the_rates() -> None:
     assert gap(strong) < 0.5 * gap(weak)
 
 
-@pytest.mark.parametrize("arm", [FairBatchArm("", 0.3), FairGradArm("", 0.3), FairretArm("", 0.3)])
-def test_arms_hand_on_their_dial_and_the_cells(arm: LossArm) -> None:
+@pytest.mark.parametrize(
+    ("arm", "make"),
+    [
+        (FairBatchArm("", 0.3), FairBatchStep),
+        (FairGradArm("", 0.3), FairGradStep),
+        (FairretArm("", 0.3), FairretStep),
+    ],
+)
+def test_arms_hand_on_their_dial_and_the_cells(
+    arm: LossArm, make: Callable[[Tensor, Tensor, float], Step]
+) -> None:
     start = bench().start()
     cells, labels = (torch.from_numpy(start.codes[c]) for c in ("cells", "labels"))
-    made = {
-        FairBatchArm: FairBatchStep(cells, labels, 0.3),
-        FairGradArm: FairGradStep(cells, labels, 0.3),
-        FairretArm: FairretStep(cells, labels, 0.3),
-    }[type(arm)]
     gradients = []
-    for step in (arm.step(start), made):
+    for step in (arm.step(start), make(cells, labels, 0.3)):
         model = bench().start().model
-        for _ in range(2):  # a whole epoch each
+        for _ in range(2):  # an epoch each
             model.zero_grad()
-            targets = labels.float()
-            step(model, bench().inputs[bench().rows], targets, cells, row_losses)
+            step(model, bench().inputs[bench().rows], labels.float(), cells, row_losses)
         gradients.append([p.grad for p in model.parameters()])
     assert all(map(torch.equal, *gradients))
     assert arm.codes == "cells"

@@ -247,8 +247,8 @@ def test_fairret_is_the_slope_of_the_penalty_on_the_cells_that_are_present() -> 
     for part in rows.parts:
         model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
         model.weight.data[0] = torch.from_numpy(theta)
-        batch = (torch.from_numpy(v[part]) for v in (rows.x, rows.y.astype(float), rows.cells))
-        step(model, *batch, lambda outputs, _: 0 * outputs[:, 0])
+        x, y, cells = (torch.from_numpy(v[part]) for v in (rows.x, rows.y, rows.cells))
+        step(model, x, y, cells, lambda outputs, _: 0 * outputs[:, 0])
         assert model.weight.grad is not None
         expected = [
             (penalty_in_numpy(rows, part, theta + e) - penalty_in_numpy(rows, part, theta - e))
