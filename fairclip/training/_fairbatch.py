@@ -94,15 +94,14 @@ class FairBatchStep:
 
     def _move(self) -> None:
         """Move shares in one label; the device was waited for between two steps."""
-        means = self._sums.double().cpu() / self._n_seen  # (K,), nan where no row was seen
+        means = (self._sums.double().cpu() / self._n_seen).tolist()  # nan where no row was seen
         gaps = {}
         for label in self._cells.labels.unique().tolist():
             seen = ((self._cells.labels == label) & (self._n_seen > 0)).nonzero()[:, 0].tolist()
             if seen:
                 low, high = min(seen, key=means.__getitem__), max(seen, key=means.__getitem__)
-                gaps[low, high] = float(means[high] - means[low])
-        low, high = max(gaps, key=gaps.__getitem__)
-        if gaps[low, high] > 0:
-            moved = self._shares[low].clamp(max=self._step_size)
-            self._shares[low] -= moved
-            self._shares[high] += moved
+                gaps[low, high] = means[high] - means[low]
+        low, high = max(gaps, key=gaps.__getitem__)  # one cell where there is no gap
+        moved = self._shares[low].clamp(max=self._step_size)
+        self._shares[low] -= moved
+        self._shares[high] += moved

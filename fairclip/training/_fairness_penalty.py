@@ -22,7 +22,8 @@ class FairretStep:
     with :math:`r_k` the mean predicted probability of class 1 over the batch's rows of cell k, and
     :math:`r_y` that over all its known rows of label y. For y = 1 these are true positive rates,
     for y = 0 false positive ones. Cells and labels that are absent from the batch have no term.
-    Rows of an unknown group have no part in the penalty.
+    Rows of an unknown group have no part in the penalty. The library waits for the device in every
+    batch.
 
     Args:
         groups: The code of the (group, label) cell of each training row, as
