@@ -87,6 +87,14 @@ def compare(
             "other.",
         ),
     ] = None,
+    select: Annotated[
+        str | None,
+        option(
+            "Arms",
+            "Name one arm, chosen on the validation parts: a metric, then constraints, as "
+            '"worst_cell_accuracy, accuracy >= unclipped - 0.02".',
+        ),
+    ] = None,
     seeds: Annotated[int | None, option("Training", "Number of seeds.", default="5")] = None,
     epochs: Annotated[int | None, option("Training", "Passes over the data.", default="10")] = None,
     batch_size: Annotated[
@@ -143,6 +151,7 @@ def compare(
         "reference": reference,
         "arms": arms,
         "rivals": rivals,
+        "select": select,
         "seeds": seeds,
         "epochs": epochs,
         "batch_size": batch_size,

@@ -10,6 +10,7 @@ from fairclip.comparison._compare import compare
 from fairclip.comparison._errors import RunError
 from fairclip.comparison._plan import Comparison, Plan, prepare
 from fairclip.comparison._results import HEADLINES, format_change, format_worst_cell
+from fairclip.comparison._select import select_arm
 from fairclip.comparison._settings import Settings
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "format_change",
     "format_worst_cell",
     "prepare",
+    "select_arm",
 ]

@@ -59,6 +59,7 @@ CONVERT: dict[str, tuple[Callable[[Any], Any], str]] = {
     "positive": (_text, "a value of the target"),
     "favourable": (_text, "a value of the target"),
     "target": (str, "a column name"),
+    "select": (_word, "an objective and constraints"),
     "sensitive": (_names, "column names"),
     "drop": (_names, "column names"),
     "arms": (_names, "names of arms"),

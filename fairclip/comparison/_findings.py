@@ -9,11 +9,13 @@ import pandas as pd
 from fairclip.comparison._arms import BASELINE, Arm, CapArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
+from fairclip.comparison._select import Selection
 from fairclip.metrics import (
     flag_capped_less_accurate,
     flag_idle_cap,
     flag_levelling_down,
     flag_trivial,
+    format_number,
 )
 
 # What an arm that the sentences name may lose of the baseline's accuracy.
@@ -62,6 +64,47 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
             for kind, arm in chosen.items()
         ),
     ]
+
+
+def selected(results: Results, arms: Sequence[Arm], select: str) -> tuple[str | None, str]:
+    """Return the arm that ``select`` asks for, and what to say of it.
+
+    Args:
+        results: The figures.
+        arms: All of them.
+        select: As in the settings, not empty.
+    """
+    selection = Selection.parse(select)
+    arm = selection.choose(_metric_means(results.validation))
+    on = f"on the validation parts, among all {len(arms)} arms with {BASELINE}"
+    if arm is None:
+        return None, f'No arm satisfies "{select}" {on}.'
+    row = results.tradeoff.set_index("arm").to_dict("index")[arm]
+    metrics = dict.fromkeys((*HEADLINES, *selection.metrics))
+    figures = ", ".join(_figure(row, metric) for metric in metrics)
+    sentence = f'Chosen by "{select}" {on}: {arm}. On the test parts: {figures}.'
+    test = _metric_means(results.tradeoff)
+    missed = [bound.text for bound in selection.constraints if not bound.holds(test)[arm]]
+    if missed:
+        sentence += f" There it misses {', '.join(missed)}."
+    if arm in arms_told_groups(arms):
+        sentence += " It needs the group of a row to predict."
+    return arm, sentence
+
+
+def _metric_means(table: pd.DataFrame) -> pd.DataFrame:
+    means = table.set_index("arm").filter(regex="_mean$")
+    return means.rename(columns=lambda name: name.removesuffix("_mean"))
+
+
+def _figure(row: Mapping[Any, Any], metric: str) -> str:
+    mean, low, high = (format_number(row[f"{metric}_{end}"]) for end in ("mean", "low", "high"))
+    interval = "" if np.isnan(row[f"{metric}_low"]) else f" [{low}, {high}]"
+    cell = f" ({row['worst_cell']}, n = {row['worst_cell_n']:,.0f})"
+    return (
+        f"{metric.replace('_', ' ')} {mean}{interval}"
+        f"{cell if metric == 'worst_cell_accuracy' else ''}"
+    )
 
 
 def _changes(row: Mapping[Any, Any]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from fairclip.comparison._advice import advice_sentences, advice_table, advise_arms
 from fairclip.comparison._arms import Arm
-from fairclip.comparison._findings import headlines, no_help
+from fairclip.comparison._findings import headlines, no_help, selected
 from fairclip.comparison._results import Results
 from fairclip.comparison._sections import (
     by_group_section,
@@ -67,6 +67,10 @@ def make_report(
     advice = advise_arms(traces, arms)
     stages = advice_table(advice)
     found = [*headlines(results, arms), *advice_sentences(advice)]
+    chosen = None
+    if settings.select:
+        chosen, sentence = selected(results, arms, settings.select)
+        found.insert(0, sentence)
     favourable = data.classes.index(data.favourable)
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     return Report(
@@ -88,6 +92,7 @@ def make_report(
             "settings": asdict(settings),
             "environment": environment,
             "findings": found,
+            "selected": chosen,
             "warnings": list(results.warnings),
             "tradeoff": results.tradeoff.to_dict("records"),
             "validation": results.validation.to_dict("records"),

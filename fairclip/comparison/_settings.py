@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from fairclip.capping import NormCap
 from fairclip.comparison._convert import CONVERT
+from fairclip.comparison._select import Selection
 
 _CHOICES = {
     "groups": ("cells", "sensitive"),
@@ -70,6 +71,9 @@ class Settings:
         lr: Learning rate. None: 0.001 for Adam, and chosen as ``epochs`` was 0.03 for it without
             hidden layers and 0.05 for SGD.
         device: ``auto`` is CUDA where there is one; on small tables the CPU is faster.
+        select: Name one arm: the metric to have the best of, then constraints, as in
+            ``worst_cell_accuracy, accuracy >= unclipped - 0.02``. It is chosen on the validation
+            parts and changes no figure. Empty: none is named.
         quick: Train the main arms only; where they are not given, 3 seeds and the ratios
             2 and 1.
 
@@ -105,6 +109,7 @@ class Settings:
     optimizer: str = "adam"
     lr: float | None = None
     device: str = "cpu"
+    select: str = ""
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -122,6 +127,8 @@ class Settings:
         for name, least in {"seeds": 1, "epochs": 1, "batch_size": 1, "pool_below": 0}.items():
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        if self.select:
+            Selection.parse(self.select)
         if self.lr is None:
             object.__setattr__(self, "lr", _default_lr(self.optimizer, self.hidden))
         elif not 0 < self.lr < math.inf:
