@@ -246,6 +246,7 @@ class Plain:
 
     def fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self.model = make_mlp(X.shape[1], 1, self.settings.hidden, seed=1)
+        assert self.settings.lr is not None
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.lr)
         labels, weight = torch.tensor(np.array(y)).float(), torch.tensor(np.array(sample_weight))
         assert self.settings.batch_size is not None
