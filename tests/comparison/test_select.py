@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def results(validation: pd.DataFrame, test: pd.DataFrame) -> Results:
         telemetry=empty,
         matched=empty,
         runs=empty,
+        runs_by_group=empty,
+        warnings=(),
     )
 
 
@@ -146,7 +149,7 @@ def test_the_command_names_the_arm(tmp_path: Path) -> None:
     data, out = tmp_path / "loans.csv", tmp_path / "x"
     loans().to_csv(data, index=False)
     command = ["compare", str(data), "--target=approved", "--sensitive=region", f"--out={out}"]
-    tiny = ["--seeds=1", "--epochs=1", "--hidden=4", "--quick", "--jobs=1"]
+    tiny = ["--seeds=1", "--epochs=1", "--hidden=4", "--arms=fair_cap@1,threshold", "--jobs=1"]
     bad = CliRunner().invoke(app, [*command, *tiny, "--select=best"])
     assert bad.exit_code == 2
     assert "The metrics are" in " ".join(bad.stderr.split())
@@ -156,4 +159,6 @@ def test_the_command_names_the_arm(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert f'Chosen by "{expression}" on the validation' in " ".join(result.stdout.split())
     assert Settings.read(out / "config.toml").select == expression
-    assert '"selected": ' in (out / "report.json").read_text()
+    chosen = json.loads((out / "report.json").read_text())["selected"]
+    assert chosen == select_arm(pd.read_csv(out / "runs.csv"), expression)
+    assert f"unclipped: {chosen}. On the test parts: accuracy " in " ".join(result.stdout.split())
