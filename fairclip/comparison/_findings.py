@@ -76,7 +76,7 @@ def selected(results: Results, arms: Sequence[Arm], select: str) -> tuple[str | 
     """
     selection = Selection.parse(select)
     arm = selection.choose(_metric_means(results.validation))
-    on = f"on the validation parts, among all {len(arms)} arms with {BASELINE}"
+    on = f"on the validation parts, among all {len(arms)} arms including {BASELINE}"
     if arm is None:
         return None, f'No arm satisfies "{select}" {on}.'
     row = results.tradeoff.set_index("arm").to_dict("index")[arm]
