@@ -13,7 +13,7 @@ _CONFIG = "config.toml"
 _ENVIRONMENT = "environment.json"
 _KIND = "fairclip compare"
 # The name of an arm says all of it but what the cap's other settings say.
-_MAY_DIFFER = {"data", "arms", "rivals", "max_ratio", "within", "quick", "seeds"}
+_MAY_DIFFER = {"data", "arms", "rivals", "max_ratio", "within", "quick", "seeds", "select"}
 
 
 @dataclass(frozen=True)
