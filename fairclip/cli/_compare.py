@@ -197,6 +197,7 @@ def _show_comparison(result: "Comparison", folder: Path) -> None:
         means = [format_number(row[f"{metric}_mean"]) for metric in HEADLINES]
         table.add_row(row["arm"], *map("  ".join, zip(means, changes, strict=True)))
     console = open_console()
+    console.print(f"{result.report.title}. {result.report.lead}\n")
     console.print(table)
     seeds = result.report.data["settings"]["seeds"]
     console.print(
