@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import torch
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_clipping.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "07_seven_trainings.ipynb"
 
 pytestmark = pytest.mark.slow
 
