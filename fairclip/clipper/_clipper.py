@@ -296,7 +296,8 @@ class FairClipper:
 
         Example:
             >>> import torch, fairclip
-            >>> model, criterion = torch.nn.Linear(3, 2), torch.nn.CrossEntropyLoss(reduction="none")
+            >>> model = torch.nn.Linear(3, 2)
+            >>> criterion = torch.nn.CrossEntropyLoss(reduction="none")
             >>> cap = fairclip.TargetCap("worst_cell", gap=0.05)
             >>> clipper = fairclip.FairClipper(model, cap, group_counts=[60, 40])
             >>> inputs, targets, groups = torch.randn(4, 3), [0, 1, 0, 1], [0, 0, 1, 1]

@@ -38,8 +38,8 @@ class NormRule:
     r"""A `NormCap` in the steps of a clipper, and when its norms are measured for weighed ones.
 
     The first weighed step is not measured: until it is weighed nothing says that norms are to be
-    lagged, and its forward pass is over by then. With a measurement in every m-th step the averages decay
-    by :math:`b^{\sqrt{m}}` instead of b at each: between b, too slow for norms that fall, and
+    lagged, and its forward pass is over by then. With a measurement in every m-th step the averages
+    decay by :math:`b^{\sqrt{m}}` instead of b at each: between b, too slow for norms that fall, and
     :math:`b^m`, in which too few measurements count.
 
     Args:

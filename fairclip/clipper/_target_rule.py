@@ -61,10 +61,9 @@ class TargetRule:
     def observe(self, predicted: Tensor, targets: Tensor, codes: Tensor) -> None:
         """Take in how the rows (B,) of the groups ``codes`` were predicted."""
         n_groups = len(self._state.counts)
-        if codes.min() < -1 or codes.max() >= n_groups:
-            raise ValueError(
-                f"`groups` must be in -1..{n_groups - 1}, got {codes.min()}..{codes.max()}."
-            )
+        least, largest = codes.numpy().min(), codes.numpy().max()
+        if least < -1 or largest >= n_groups:
+            raise ValueError(f"`groups` must be in -1..{n_groups - 1}, got {least}..{largest}.")
         device = predicted.device
         groups = torch.arange(n_groups, device=device)[:, None]  # (K, 1)
         member = to_device(codes, device).flatten() == groups  # (K, B)

@@ -272,12 +272,12 @@ def test_within_the_label_agrees_with_the_slow_rule(
 def test_a_reference_is_found_by_its_name(cells: GroupEncoder) -> None:
     model = mlp()
     by_name = FairClipper(model, NormCap(reference="sex=m, y=0", smoothing=0.0), encoder=cells)
-    assert by_name.cap.reference == (2,)
+    assert by_name.cap == NormCap(reference=(2,), smoothing=0.0)
     sexes = GroupEncoder().fit(["f"] * 50 + ["m"] * 90)
     named = FairClipper(mlp(), NormCap(reference=sexes.names_[1]), encoder=sexes)
-    assert named.cap.reference == (1,)
+    assert named.cap == NormCap(reference=(1,))
     across = FairClipper(mlp(), NormCap(reference="sex=f", within="label"), encoder=cells)
-    assert across.cap.reference == (0, 1)
+    assert across.cap == NormCap(reference=(0, 1), within="label")
     with pytest.raises(ValueError, match=r"'sex=x'.*sex=f, y=0"):
         FairClipper(mlp(), NormCap(reference="sex=x"), encoder=cells)
     with pytest.raises(ValueError, match="one group of each stratum"):

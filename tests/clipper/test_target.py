@@ -1,0 +1,382 @@
+"""A clipper whose factors come from what it observed. Shapes: B rows, K groups."""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fairclip
+from fairclip import FairClipper, FairclipWarning, GroupEncoder, NormCap, TargetCap
+from fairclip.clipping import Norm
+from tests._no_waiting import NoWaiting
+from tests.clipper._inputs import COUNTS, Batch, K, make_batches, mlp, row_losses
+from tests.clipper._properties import (
+    assert_close,
+    assert_same,
+    counts_in,
+    grads,
+    hooks_unchanged,
+    parts_of,
+    step,
+    weighed_step,
+)
+from tests.gradients._oracle import combined, norm
+
+CAP = TargetCap("worst_cell", gap=0.05, rate=1.0, smoothing=0.5)
+ALL_ONES = TargetCap("worst_cell", gap=1.0)
+
+
+def build(model: nn.Module, cap: TargetCap | NormCap = CAP, **options: Any) -> FairClipper:
+    return FairClipper(model, cap, **{"group_counts": COUNTS, **options})
+
+
+def observe(clipper: FairClipper, model: nn.Module, batch: Batch) -> Tensor:
+    """Observe the batch; return the factors that follow by the cap alone."""
+    inputs, targets, codes = batch
+    clipper.observe(model(inputs).argmax(1), targets, codes)
+    found = clipper.state_dict()["cap"]["factors"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def observe_skewed(clipper: FairClipper) -> Tensor:
+    """Observe that the groups are right in 3, 2 and 1 of 4 rows, and return the factors."""
+    codes = torch.arange(K).repeat_interleave(4)
+    predicted = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0, 1, 0, 0, 0])
+    clipper.observe(predicted, torch.ones(12), codes)
+    found = CAP(torch.tensor([3, 2, 1]), torch.tensor([4, 4, 4]), CAP.init(COUNTS))
+    assert 0 < found[0] < found[1] < found[2] == 1
+    return found
+
+
+# ------------------------------------------------------------------ observing
+
+
+def test_it_counts_what_was_predicted_right() -> None:
+    clipper, cap = build(mlp()), CAP
+    state = cap.init(COUNTS)
+    for inputs, targets, codes in make_batches(10):
+        predicted = inputs.argmax(1) % 3
+        rows = counts_in(codes)
+        hits = [int(((predicted == targets) & (codes == k)).sum()) for k in range(K)]
+        expected = cap(torch.tensor(hits), torch.tensor(rows), state)
+        clipper.observe(predicted, targets, codes)
+        assert torch.equal(clipper.state_dict()["cap"]["factors"], expected)
+    assert (expected < 1).any()
+
+
+def test_predictions_and_targets_may_be_of_many_kinds() -> None:
+    predicted, targets, codes = [1, 0, 1, 0, 1], [1, 1, 0, 0, 1], [0, 0, 1, 2, -1]
+    found = []
+    for given in (
+        (predicted, targets, codes),
+        (torch.tensor(predicted) > 0, torch.tensor(targets).float(), torch.tensor(codes)),
+        (np.array(predicted, dtype=np.int8), pd.Series(targets), pd.Series(codes)),
+        (torch.tensor([predicted]), torch.tensor([targets]), torch.tensor([codes])),  # (1, T)
+    ):
+        clipper = build(mlp())
+        clipper.observe(*given)  # type: ignore[arg-type]
+        found.append(clipper.state_dict()["cap"]["sum"].tolist())
+    assert found[0] == [0.5, 0.0, 1.0, 0.5]  # and the accuracy on the four known rows
+    assert found == [found[0]] * 4
+
+
+@pytest.mark.parametrize("with_label", [True, False])
+def test_an_encoder_gives_counts_and_labels(with_label: bool) -> None:
+    labels = [0, 1, 0, 0, 1, 1]
+    sex = pd.Series(["f", "f", "m", "m", "m", "m"], name="sex")
+    encoder = GroupEncoder(with_label=with_label).fit(sex, labels)
+    cap = TargetCap("equalized_odds" if with_label else "accuracy", gap=0.0, rate=9.0, smoothing=0)
+    clipper = FairClipper(mlp(), cap, encoder=encoder)
+    codes = encoder.transform(sex, labels)
+    clipper.observe([1, 0, 0, 0, 1, 1], labels, codes)  # men are right, women are wrong
+    factors = dict(
+        zip(encoder.names_, clipper.state_dict()["cap"]["factors"].tolist(), strict=True)
+    )
+    if with_label:  # 2 men and a woman of each label: equal votes, and 3 rows in all
+        assert factors == pytest.approx(
+            {"sex=f, y=0": 1.5, "sex=f, y=1": 1.5, "sex=m, y=0": 0.75, "sex=m, y=1": 0.75}
+        )
+    else:
+        assert factors == pytest.approx({"sex=f": 1.5, "sex=m": 0.75})
+
+
+def test_nothing_waits_for_the_device() -> None:
+    model = mlp(dtype=torch.float32)
+    clipper = build(model, clip=Norm(0.1))
+    for inputs, targets, codes in make_batches(4, dtype=torch.float32):
+        outputs = model(inputs)
+        losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
+        with NoWaiting():
+            clipper.observe(outputs.argmax(1), targets, codes)
+            clipper.weigh(losses, codes).mean().backward()
+            clipper.clip_grad_()
+        model.zero_grad()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_for_a_cuda_device() -> None:
+    model, twin = mlp().cuda(), mlp()
+    clipper, other = build(model), build(twin)
+    for inputs, targets, codes in make_batches(6):
+        there = inputs.cuda(), targets.cuda(), codes
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            clipper.observe(model(there[0]).argmax(1), there[1], codes)
+            record = weighed_step(clipper, model, there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        observe(other, twin, (inputs, targets, codes))
+        torch.testing.assert_close(
+            record.factors.cpu(), weighed_step(other, twin, (inputs, targets, codes)).factors
+        )
+        assert_close([g.cpu() for g in grads(model)], grads(twin))
+        model.zero_grad()
+        twin.zero_grad()
+
+
+# ------------------------------------------------------------------ steps
+
+
+@pytest.mark.parametrize("how", ["weigh", "watch", "backward"])
+def test_the_gradient_is_that_of_the_factors(how: str) -> None:
+    model = mlp()
+    clipper = build(model)
+    for batch in make_batches(6):
+        factors = observe(clipper, model, batch)
+        parts = parts_of(model, batch)
+        if how == "weigh":
+            record = weighed_step(clipper, model, batch)
+        elif how == "watch":
+            record = step(clipper, model, batch)
+        else:
+            clipper.backward(row_losses(model, batch), batch[2])
+            record = clipper.clip_grad_()
+        assert torch.equal(record.factors, factors)
+        assert_close(grads(model), combined(parts, factors.tolist()), 1e-10)
+        if how == "weigh":
+            assert record.group_norms.isnan().all()
+        else:
+            for k in range(K):
+                if record.counts[k]:
+                    assert record.group_norms[k].item() == pytest.approx(norm(parts[k]))
+        model.zero_grad()
+    assert (factors < 1).any()
+
+
+@pytest.mark.parametrize("take", [step, weighed_step], ids=["watched", "weighed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_while_all_factors_are_1_the_gradient_is_bit_identical(
+    take: Any, dtype: torch.dtype
+) -> None:
+    model = mlp(dtype=dtype)
+    clipper = build(model, ALL_ONES)
+    for batch in make_batches(5, dtype=dtype):
+        row_losses(model, batch).mean().backward()
+        expected = [g.clone() for g in grads(model)]
+        model.zero_grad()
+        observe(clipper, model, batch)
+        take(clipper, model, batch)
+        for found, right in zip(grads(model), expected, strict=True):
+            assert torch.equal(found, right)
+        model.zero_grad()
+
+
+def test_weighed_steps_leave_the_model_alone() -> None:
+    model = mlp()
+    with hooks_unchanged(model):
+        clipper = build(model, measure_every=1)
+        for batch in make_batches(6):
+            observe(clipper, model, batch)
+            with hooks_unchanged(model):
+                losses = clipper.weigh(row_losses(model, batch), batch[2])
+            losses.mean().backward()
+            clipper.clip_grad_()
+            model.zero_grad()
+
+
+# Of dynamo itself: it looks at `.grad` of everything.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.filterwarnings("ignore:.*(deprecated|should not be inst):DeprecationWarning")
+def test_a_compiled_model_is_compiled_once() -> None:
+    torch._dynamo.reset()
+    plain = mlp()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph
+
+    model: Any = torch.compile(mlp(), backend=backend, fullgraph=True)
+    clippers = build(model), build(plain)
+    for batch in make_batches(4):
+        for clipper, each in zip(clippers, (model, plain), strict=True):
+            each.zero_grad()
+            observe(clipper, each, batch)
+            weighed_step(clipper, each, batch)
+        assert_close(grads(model), grads(plain))
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("take", [step, weighed_step], ids=["watched", "weighed"])
+def test_what_is_observed_within_a_step_is_on_record_where_it_was_applied(take: Any) -> None:
+    model = mlp()
+    clipper = build(model)
+    batch = make_batches(1)[0]
+    parts = parts_of(model, batch)
+    if take is weighed_step:
+        losses = clipper.weigh(row_losses(model, batch), batch[2])
+        later = observe_skewed(clipper)
+        losses.mean().backward()
+        record = clipper.clip_grad_()
+        assert record.factors.tolist() == [1.0] * K
+    else:
+        with clipper.watch(batch[2]):
+            row_losses(model, batch).mean().backward()
+        later = observe_skewed(clipper)
+        record = clipper.clip_grad_()
+        assert torch.equal(record.factors, later)
+    assert_close(grads(model), combined(parts, record.factors.tolist()), 1e-10)
+    model.zero_grad()
+    assert torch.equal(take(clipper, model, batch).factors, later)
+
+
+def test_a_norm_that_is_not_finite_makes_all_factors_1() -> None:
+    model = mlp()
+    clipper = build(model)
+    observe_skewed(clipper)
+    inputs, targets, codes = make_batches(1)[0]
+    inputs[0] = torch.inf
+    record = step(clipper, model, (inputs, targets, codes))
+    assert record.factors.tolist() == [1.0] * K
+    assert record.nonfinite.any()
+
+
+def test_the_trace_has_the_factors() -> None:
+    model = mlp()
+    clipper = build(model, clip=Norm(0.05))
+    factors = []
+    for number, batch in enumerate(make_batches(60)):
+        factors.append(observe(clipper, model, batch).tolist())
+        (step if number % 2 else weighed_step)(clipper, model, batch)
+        model.zero_grad()
+    frame = clipper.trace.to_frame()
+    assert frame[[f"factor[{k}]" for k in range(K)]].to_numpy().tolist() == factors
+    assert frame.filter(like="cap_norm").isna().all(axis=None)
+    assert frame.loc[frame["step"] % 2 == 1, "norm_uncapped"].notna().all()
+    assert frame.loc[frame["step"] % 2 == 0, "norm_uncapped"].isna().all()
+    assert clipper.trace.acted()["cap"] > 0.9
+    stages = fairclip.advise(clipper.trace).stages
+    assert stages.loc[(stages["stage"] == "cap") & (stages["scope"] == "all"), "acted"].item() > 0.9
+    assert fairclip.Diagnosis.from_trace(clipper.trace) is not None
+
+
+# ------------------------------------------------------------------ forgotten, saved, refused
+
+
+@pytest.mark.parametrize("take", [step, weighed_step], ids=["watched", "weighed"])
+def test_a_forgotten_observe_warns_once(take: Any) -> None:
+    model = mlp()
+    clipper = build(model)
+    batches = make_batches(250)
+    with pytest.warns(FairclipWarning, match="`observe` was never called") as caught:
+        for batch in batches:
+            take(clipper, model, batch)
+            model.zero_grad()
+    assert len(caught) == 1
+
+
+def test_no_warning_where_it_was_called() -> None:
+    model = mlp()
+    clipper = build(model)
+    first, *batches = make_batches(120)
+    observe(clipper, model, first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in batches:
+            weighed_step(clipper, model, batch)
+            model.zero_grad()
+
+
+def test_a_resumed_run_goes_on_bit_for_bit() -> None:
+    batches = make_batches(12, dtype=torch.float32)
+
+    def start() -> tuple[Any, ...]:
+        model = mlp(dtype=torch.float32)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        return model, optimizer, build(model)
+
+    def run(parts: tuple[Any, ...], chosen: list[Batch]) -> None:
+        model, optimizer, clipper = parts
+        for number, batch in enumerate(chosen):
+            if number % 3:
+                observe(clipper, model, batch)
+            weighed_step(clipper, model, batch)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole = start()
+    run(whole, batches[:6])
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in whole], file)
+    run(whole, batches[6:])
+    file.seek(0)
+    resumed = start()
+    for part, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    run(resumed, batches[6:])
+    assert_same(resumed[0], whole[0])
+    pd.testing.assert_frame_equal(
+        resumed[2].trace.to_frame(), whole[2].trace.to_frame(), check_exact=True
+    )
+
+
+def test_the_state_of_another_kind_of_cap_is_refused() -> None:
+    target, norms = build(mlp()), build(mlp(), NormCap())
+    with pytest.raises(ValueError, match="The state is of a NormCap, and the cap is TargetCap"):
+        target.load_state_dict(norms.state_dict())
+    with pytest.raises(ValueError, match="The state is of a TargetCap, and the cap is NormCap"):
+        norms.load_state_dict(target.state_dict())
+    older = norms.state_dict()
+    del older["kind"]  # as it was when there was one kind
+    build(mlp(), NormCap()).load_state_dict(older)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "match"),
+    [
+        (([0.7, 0.2], [1, 0], [0, 1]), TypeError, "cut scores first"),
+        (([1, 0], [1, 0, 1], [0, 1]), ValueError, "one shape"),
+        (([[1], [0]], [1, 0], [0, 1]), ValueError, r"\(2, 1\), \(2,\) and \(2,\)"),
+        (([1, 0], [1, 0], [0, 3]), ValueError, r"-1\.\.2"),
+        (([1, 0], [1, 0], [-2, 0]), ValueError, r"-1\.\.2"),
+        (([1, 0], [1, 0], [0.0, 1.0]), TypeError, "integer codes"),
+        ((["yes", "no"], [1, 0], [0, 1]), TypeError, "str_"),
+        (([], [], []), ValueError, "hold something"),
+    ],
+)
+def test_observations_that_are_refused(given: Any, error: type[Exception], match: str) -> None:
+    clipper = build(mlp())
+    with pytest.raises(error, match=match):
+        clipper.observe(*given)
+    assert clipper.state_dict()["cap"]["weight"].tolist() == [0.0] * (K + 1)
+
+
+def test_other_caps_observe_nothing() -> None:
+    with pytest.raises(TypeError, match="`observe` is for a TargetCap, and the cap is NormCap"):
+        build(mlp(), NormCap()).observe([1], [1], [0])
+
+
+def test_counts_are_needed() -> None:
+    with pytest.raises(ValueError, match="rows of each group"):
+        FairClipper(mlp(), CAP, n_groups=3)
+    with pytest.raises(ValueError, match="with_label=True"):
+        build(mlp(), TargetCap("equalized_odds", gap=0.1))
