@@ -72,11 +72,8 @@ def recalls_on_german(gap: float, seed: int) -> tuple[NDArray[np.float64], float
         epochs=20,
     )
     right = (positive(infer(model, inputs)) == targets).double()
-    recalls = [float(right[groups == k].mean()) for k in range(4)]
-    by_label = [
-        [r for r, y in zip(recalls, encoder.strata_, strict=True) if y == l] for l in (0, 1)
-    ]
-    return np.array(by_label), float(right.mean())
+    recalls = np.array([float(right[groups == k].mean()) for k in range(4)])
+    return np.stack([recalls[encoder.strata_ == y] for y in (0, 1)]), float(right.mean())
 
 
 @pytest.mark.parametrize("seed", [0, 1])
