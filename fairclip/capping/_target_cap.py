@@ -31,26 +31,30 @@ class TargetCap:
     .. math:: f_k \frac{\sum_j n_j}{\sum_j f_j n_j}
 
     with the stratum's rows :math:`n_j` in the data, so that a label keeps its share of the training
-    whatever the recalls; they may exceed 1, and are at most :math:`1 / \min_j \phi_j`.
+    whatever the recalls. They may exceed 1, and are at most :math:`1 / \min_j \phi_j`.
 
-    It is an adaptive reweighting of rows: no gradient is measured, and nothing bounds one. It looks
-    at predictions as they are cut in training, not at scores. Three things to know before it is
-    used. The recall of a cell with few rows in a batch is noise, and its factor wanders with it.
-    Recalls come close also where a model drifts towards a constant prediction, which has a gap of 0
-    within each label: look at balanced accuracy and at the rates of each group. On training rows
-    that a model fits by heart all recalls are 1, and it does nothing: observe held-back rows then.
+    It is adaptive reweighting of rows: no gradient is measured, and none is bounded. What it looks
+    at are predictions as they are cut in training, not scores. What to know before using it:
+
+    - The recall of a cell with few rows in a batch is noise, and its factor wanders with it.
+    - The factors follow the recalls with a delay and overshoot; the last step is one of many.
+    - Recalls also come close where a model drifts towards a constant prediction, which has a gap of
+      0 within each label: look at balanced accuracy and at the rates of each group beside it.
+    - On training rows that a model knows by heart all recalls are 1 and nothing is capped: observe
+      held-back rows then.
 
     At the edges: a group that was never observed has the factor 1 before rescaling and no part in
     the minimum. One that is absent from an observation keeps its recall. The only group of a
-    stratum has the factor 1. While no recall is over the least by more than the gap, all factors
-    stay exactly 1. With ``gap=0`` and no floor, factors that fell do not come back.
+    stratum keeps the factor 1. While no recall is over the least by more than the gap, all factors
+    stay exactly 1. With ``gap=0`` no factor rises again; the rescaling makes only their ratios
+    count.
 
     Args:
         target: What is compared with what. ``"equalized_odds"``: the cells (group and label) of
             each label. ``"equal_opportunity"``: those of the label ``favourable`` alone; the
             others are left as they are. ``"accuracy"``: groups without label, by their share of
-            right predictions. ``"worst_cell"``: all cells with each other, and no rescaling, so
-            that labels do not keep their share and steps get smaller.
+            right predictions; the rescaling is over all of them. ``"worst_cell"``: all cells with
+            each other, and no rescaling: labels do not keep their share, and steps get smaller.
         gap: Difference between recalls that is let be, in [0, 1]. None fits every target and table.
         rate: Speed, per observation and unit of recall, positive.
         smoothing: Weight of the past in the recalls, in [0, 1). 0 looks at one observation only.
@@ -62,7 +66,8 @@ class TargetCap:
             1 - ``rate`` instead (0 from a rate of 1 on). It looks back on the same run, not at one
             without a cap: it ends a collapse and is no bound on what the cap costs. The accuracies
             count once the average holds half of its weight. None for no such rule.
-        favourable: The label of "equal_opportunity", by its code in ``strata``.
+        favourable: The label of "equal_opportunity", by its code in ``strata`` (of an encoder,
+            ``strata_``); of no matter for other targets.
 
     Raises:
         ValueError: If a field is outside its range, or not one of its words.
