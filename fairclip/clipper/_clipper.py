@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fairclip._arrays import Array
-from fairclip._optimizers import torch_optimizer
 from fairclip.capping import NormCap, TargetCap
 from fairclip.clipper._begin import begin_rule
 from fairclip.clipper._codes import Codes, as_codes
-from fairclip.clipper._ending import Ending, has_unscaled, is_unscaled, raise_if_nonfinite
+from fairclip.clipper._ending import Ending, raise_if_nonfinite
 from fairclip.clipper._norm_rule import NormRule
 from fairclip.clipper._predictions import as_predictions
+from fairclip.clipper._scaling import has_unscaled, is_unscaled, optimizers_of
 from fairclip.clipper._target_rule import TargetRule
 from fairclip.clipping import Mode
 from fairclip.exceptions import FairclipWarning
@@ -376,12 +376,7 @@ class FairClipper:
             ValueError: If only one of ``scaler`` and ``optimizer`` is given, or the optimizers do
                 not hold all parameters that have a gradient.
         """
-        if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
-            raise TypeError(f"`scaler` must be a GradScaler, got {type(scaler).__name__}.")
-        if (scaler is None) != (optimizer is None):
-            raise ValueError("Pass both `scaler` and `optimizer`, or neither.")
-        several = optimizer if isinstance(optimizer, Sequence) else [optimizer]
-        optimizers = [torch_optimizer(one) for one in several if one is not None]
+        optimizers = optimizers_of(scaler, optimizer)
         if scaler is not None and not scaler.is_enabled():
             scaler = None
         again: AbstractContextManager[None] = nullcontext()

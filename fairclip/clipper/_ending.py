@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
 from fairclip._arrays import Array
+from fairclip.clipper._scaling import is_unscaled
 from fairclip.clipping import ClipRecord, Mode, Norm
 from fairclip.gradients import GroupGradients, norms_of
 from fairclip.trace import RawStep, StepRecord
@@ -133,20 +133,6 @@ class Ending:
         grads = [p.grad for _, p in self._parameters if p.grad is not None]
         total: Tensor = torch.nn.utils.get_total_norm(grads)
         return total
-
-
-def is_unscaled(scaler: torch.amp.GradScaler, optimizer: Optimizer) -> bool:
-    """Say whether ``.grad`` was unscaled since the scaler's last update, as Lightning does."""
-    state: Any = scaler._per_optimizer_states[id(optimizer)]["stage"]
-    return state is OptState.UNSCALED
-
-
-def has_unscaled(scaler: torch.amp.GradScaler) -> bool:
-    """Say whether any optimizer's gradients were unscaled since the scaler's last update."""
-    if not scaler.is_enabled():
-        return False
-    states: Any = scaler._per_optimizer_states.values()
-    return any(state["stage"] is OptState.UNSCALED for state in states)
 
 
 def raise_if_nonfinite(gramian: Array, gradients: GroupGradients, names: Sequence[str]) -> None:
