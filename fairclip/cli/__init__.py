@@ -5,7 +5,7 @@ Exit codes: 0; 1 where a check of `audit` failed; 2 for input that cannot be use
 that says why; 130 when interrupted.
 """
 
-from fairclip.cli import _audit, _compare  # noqa: F401  (they add their commands to the app)
+from fairclip.cli import _audit, _compare, _study  # noqa: F401  (they add their commands to the app)
 from fairclip.cli._app import app, main
 
 __all__ = ["app", "main"]

@@ -4,6 +4,7 @@ Drawn without pyplot, in colours that colour-blind readers can tell apart.
 """
 
 from ._calibration import plot_calibration
+from ._fronts import plot_fronts
 from ._lines import plot_by_group, plot_changes
 from ._roc import plot_roc
 from ._stages import plot_stages
@@ -15,6 +16,7 @@ __all__ = [
     "plot_by_group",
     "plot_calibration",
     "plot_changes",
+    "plot_fronts",
     "plot_roc",
     "plot_stages",
     "plot_telemetry",

@@ -1,0 +1,87 @@
+"""The arms of the study: families with equally large grids, by the arms' names."""
+
+from dataclasses import dataclass
+
+BASELINE = "unclipped"
+
+# For each family the values of its one knob; `exponentiated_gradient` trains some 25 networks for
+# each, so that large tables have the second and the sixth alone.
+_RATIO = (4, 2, 1, 0.5)
+_GAP = (0, 0.01, 0.02, 0.05)
+_WORST_GAP = (0, 0.05, 0.1, 0.2)
+_POWER = (0.25, 0.5, 0.75, 1)
+_LABEL_POWER = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
+_CUT = (0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8)
+_DRO_STEP = (0.001, 0.002, 0.005, 0.01, 0.025, 0.06, 0.13, 0.3)
+_FAIRBATCH_STEP = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_FAIRGRAD_STEP = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+_FAIRRET_STRENGTH = (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5)
+_PREFERENCE = (0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1)
+_EPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
+_TOLERANCE = (0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms that differ in how strongly they intervene.
+
+    Attributes:
+        name: As on the page.
+        arms: Eight, the baseline not among them.
+        ours: Whether it is fair clipping; all others are its rivals.
+        group_blind: Whether no group has a part in training or prediction.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    ours: bool = False
+    group_blind: bool = False
+
+
+def _grid(arm: str, values: tuple[float, ...], modifier: str = "") -> tuple[str, ...]:
+    return tuple(f"{arm}@{value:g}{modifier}" for value in values)
+
+
+_EXPONENTIATED = Family("exponentiated gradient", _grid("exponentiated_gradient", _EPS))
+
+FAMILIES = (
+    Family("NormCap", _grid("fair_cap", _RATIO) + _grid("fair_cap_label", _RATIO), ours=True),
+    Family(
+        "NormCap+norm",
+        _grid("fair_cap", _RATIO, "+norm") + _grid("fair_cap_label", _RATIO, "+norm"),
+        ours=True,
+    ),
+    Family(
+        "TargetCap",
+        _grid("target_cap", _GAP) + _grid("target_cap_worst", _WORST_GAP),
+        ours=True,
+    ),
+    Family("label reweighting", _grid("label_reweight", _LABEL_POWER), group_blind=True),
+    Family("thresholds", _grid("cut", _CUT), group_blind=True),
+    Family("reweighting", _grid("reweight", _POWER) + _grid("reweight_within", _POWER)),
+    Family("group DRO", _grid("group_dro", _DRO_STEP)),
+    Family("FairBatch", _grid("fairbatch", _FAIRBATCH_STEP)),
+    Family("FairGrad", _grid("fairgrad", _FAIRGRAD_STEP)),
+    Family("fairret", _grid("fairret", _FAIRRET_STRENGTH)),
+    Family("UPGrad", _grid("torchjd:UPGrad", _PREFERENCE)),
+    _EXPONENTIATED,
+    Family("threshold optimizer", _grid("threshold_optimizer", _TOLERANCE)),
+)
+OURS = tuple(family.name for family in FAMILIES if family.ours)
+RIVALS = tuple(family.name for family in FAMILIES if not family.ours)
+GROUP_BLIND = tuple(family.name for family in FAMILIES if family.group_blind)
+
+
+def arms_of_study(*, large: bool, smoke: bool) -> tuple[str, ...]:
+    """Return the arms of one setting beside the baseline.
+
+    Args:
+        large: Leave out most of the family that trains many networks for each arm.
+        smoke: Two arms of each family, and of that one none where the table is large.
+    """
+    few = slice(1, None, 4)
+    arms: list[str] = []
+    for family in FAMILIES:
+        reduced = (large and family is _EXPONENTIATED) + smoke
+        arms += {0: family.arms, 1: family.arms[few], 2: ()}[reduced]
+    return tuple(arms)

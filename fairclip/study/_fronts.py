@@ -1,0 +1,80 @@
+"""What each family reaches: chosen on validation, shown on test."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fairclip._extras import require
+from fairclip.metrics import pareto_front
+from fairclip.study._families import BASELINE, Family
+from fairclip.study._views import View
+
+# How far below the baseline's accuracy the reference point of the hypervolumes lies.
+BUDGET = 0.10
+
+
+def choose_front(validation: pd.DataFrame, view: View) -> list[str]:
+    """Return the arms that no other arm beats, of those that count.
+
+    Args:
+        validation: Points of one seed and of one family with the baseline, of the validation part.
+        view: Which figure stands against accuracy.
+    """
+    points = validation[validation["valid"]] if view.only_valid else validation
+    better = points.assign(figure=view.sign * points[view.metric])
+    return list(points.loc[pareto_front(better, ["accuracy", "figure"]), "arm"])
+
+
+def fronts(points: pd.DataFrame, families: Sequence[Family], view: View) -> pd.DataFrame:
+    """Return the test points of the arms that are chosen on validation.
+
+    Args:
+        points: As from `mark_valid`: all arms, seeds and parts.
+        families: Each is chosen from alone, with the baseline: anyone may decline to intervene.
+        view: Which figure stands against accuracy.
+
+    Returns:
+        One row for each family, seed and chosen arm: family, seed, arm, accuracy, the figure, and
+        whether the arm is valid on the test part too.
+    """
+    parts = []
+    for family in families:
+        own = points[points["arm"].isin([BASELINE, *family.arms])]
+        for seed, rows in own.groupby("seed"):
+            chosen = choose_front(rows[rows["part"] == "validation"], view)
+            test = rows[(rows["part"] == "test") & rows["arm"].isin(chosen)]
+            parts.append(test.assign(family=family.name, seed=seed))
+    columns = ["family", "seed", "arm", "accuracy", view.metric, "valid"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.DataFrame:
+    """Return the area that each family's test points dominate, for each seed.
+
+    It is measured from the accuracy of the baseline on test less 0.10 and the figure's worst value.
+
+    Args:
+        front: As from `fronts`.
+        points: As there.
+        view: Likewise.
+
+    Returns:
+        Columns family, seed, hypervolume.
+    """
+    moocore = require("moocore", "study")
+    baseline = points[(points["arm"] == BASELINE) & (points["part"] == "test")]
+    accuracy = baseline.set_index("seed")["accuracy"]
+    rows = [
+        {
+            "family": family,
+            "seed": seed,
+            "hypervolume": moocore.hypervolume(
+                own[["accuracy", view.metric]].to_numpy(float),
+                ref=[accuracy[seed] - BUDGET, view.worst],
+                maximise=[True, view.sign > 0],
+            ),
+        }
+        for (family, seed), own in front.groupby(["family", "seed"], sort=False)
+    ]
+    # Equal fronts in another order can be off by the last bit.
+    return pd.DataFrame(rows).round({"hypervolume": 12})

@@ -1,0 +1,160 @@
+"""The page of the study and its tables, from what is finished."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fairclip.metrics import Notes, Report, Section, Table, neutralise_formulas
+from fairclip.study._answer import (
+    answer_section,
+    goal_sentences,
+    not_here_section,
+    words_section,
+)
+from fairclip.study._families import FAMILIES, OURS
+from fairclip.study._fronts import BUDGET
+from fairclip.study._goal import goal_of
+from fairclip.study._record import Record
+from fairclip.study._sections import setting_section
+from fairclip.study._settings import Setting
+from fairclip.study._views import VIEWS
+
+_ENOUGH_SEEDS = 10
+
+_METHOD = (
+    "For each seed, of each family the arms are taken that no other arm of it beats on the "
+    "validation part; unclipped belongs to every family, since anyone may decline to intervene. "
+    "The test points of these arms dominate an area, the hypervolume, measured from "
+    f"{BUDGET * 100:g} points of accuracy below unclipped and from a worst cell of 0 or an "
+    "equalized odds difference of 1. No test figure has a part in a choice.",
+    "Differences of hypervolume are paired by seed. They are given in points (hundredths) of the "
+    f"worst cell or of the equalized odds difference, in the mean over accuracy budgets of 0 to "
+    f"{BUDGET * 100:g} points: 0.001 of hypervolume is 1 point, and the margin of 0.005 is 5. In "
+    "verdicts.csv is also what a margin of 0.001 says.",
+    "In the picture of equalized odds an arm counts only where its balanced accuracy, and its AUC "
+    "if it has scores, lie within 0.01 of unclipped, either way, and the selection rate of every "
+    "group within half and twice the group's base rate: a constant prediction has equalized odds. "
+    "This is checked on the part on which the arm is chosen.",
+    "The intervals are 95 % t intervals with the correction of Nadeau and Bengio for overlapping "
+    "splits. They cover the choice of split, initial weights and batches on these tables. They "
+    "cover neither another population, nor other models, nor that many comparisons are made: of "
+    "many words some are luck.",
+    "Validation rows of one seed are test rows of another. Arms chosen by means over the seeds, "
+    "which the sentences name, are therefore not free of the rows on which they are shown; "
+    "the hypervolumes, chosen seed by seed, are.",
+    "Families have 8 arms each. Departure: exponentiated gradient trains some 25 networks for "
+    "each arm and has 2 on Adult and credit default, so that its front is thinner there.",
+    "Group-blind arms use no group in training or prediction. The threshold optimizer needs the "
+    "group of a row to predict, and its cuts are fitted on the validation part, whose figures "
+    "therefore flatter it: it is chosen worse than the others.",
+    "The labels are taken as they are. Where they record past decisions, every rate here is "
+    "agreement with those decisions. No figure here says whether to intervene.",
+)
+
+
+def write_page(out: Path, settings: Sequence[Setting]) -> Report:
+    """Write study.html, .md, .json, fronts.csv, verdicts.csv and arms.csv.
+
+    Args:
+        out: The folder of the study; each finished setting has a folder in it.
+        settings: All of the study.
+    """
+    done = [s for s in settings if (out / s.name).is_dir()]
+    records = [Record.read(setting, out / setting.name) for setting in done]
+    report = make_page(records, settings)
+    report.save(out, stem="study")
+    for name, frame in _tables(records).items():
+        text = neutralise_formulas(frame).to_csv(index=False, lineterminator="\n")
+        (out / f"{name}.csv").write_text(text, encoding="utf-8")
+    return report
+
+
+def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
+    """Return the page.
+
+    Args:
+        records: Of the settings that are finished.
+        settings: All of the study.
+    """
+    main = [record for record in records if record.setting.main]
+    others = [record for record in records if not record.setting.main]
+    titles = [setting.title for setting in settings if setting.main]
+    missing = [title for title in titles if title not in {r.setting.title for r in main}]
+    verdicts = {record.setting.name: record.verdicts for record in main}
+    goals = [goal_of(family, verdicts, len(missing)) for family in OURS]
+    answer = goal_sentences(goals, len(titles))
+    fewest = min((record.n_seeds for record in records), default=_ENOUGH_SEEDS)
+    if fewest < _ENOUGH_SEEDS:
+        answer.append(f"Only {fewest} seeds: this is a trial of the machinery, not a result.")
+    sections = [answer_section(goals, verdicts, missing)]
+    if main:
+        sections += [words_section("Setting by setting", main), not_here_section(main)]
+    sections += map(setting_section, main)
+    if others:
+        sections.append(words_section("Other models", others))
+        sections += map(setting_section, others)
+    sections += [Section("Method", (Notes(_METHOD), _families_table())), _making(records)]
+    return Report(
+        title="Does fair clipping work?",
+        lead=" ".join(answer),
+        sections=tuple(sections),
+        data={
+            "goal": {goal.family: goal.state for goal in goals},
+            "missing": [
+                s.name for s in settings if s.name not in {r.setting.name for r in records}
+            ],
+            "environments": {record.setting.name: record.environment for record in records},
+        },
+    )
+
+
+def _families_table() -> Table:
+    rows = [{"family": family.name, "arms": ", ".join(family.arms)} for family in FAMILIES]
+    return Table(pd.DataFrame(rows).set_index("family"), "The arms of each family.")
+
+
+def _making(records: Sequence[Record]) -> Section:
+    rows = [
+        {
+            "setting": record.setting.name,
+            "rows": record.environment["data"]["rows"],
+            "seeds": record.n_seeds,
+            "arms": record.runs["arm"].nunique(),
+            "sha256 of the data": record.environment["data"]["sha256"],
+            "origin": record.environment["data"]["origin"],
+            "command": record.environment["command_line"],
+            "versions": ", ".join(" ".join(v) for v in record.environment["versions"].items()),
+        }
+        for record in records
+    ]
+    note = "Each setting is a folder beside this page, with its own report and all of its settings."
+    if not rows:
+        return Section("How it was made", ("No setting is finished.",))
+    frame = pd.DataFrame(rows).set_index("setting")
+    return Section("How it was made", (note, Table(frame, "From each environment.json.")))
+
+
+def _tables(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
+    found: dict[str, list[pd.DataFrame]] = {"fronts": [], "verdicts": [], "arms": []}
+    for record in records:
+        of_setting = [
+            record.fronts(view).rename(columns={view.metric: "figure"}).assign(view=view.title)
+            for view in VIEWS
+        ]
+        found["fronts"].append(_named(pd.concat(of_setting), record))
+        found["verdicts"].append(_named(record.verdicts, record))
+        found["arms"].append(_named(_arms(record), record))
+    return {name: pd.concat(frames) if frames else pd.DataFrame() for name, frames in found.items()}
+
+
+def _named(frame: pd.DataFrame, record: Record) -> pd.DataFrame:
+    return frame.assign(setting=record.setting.name)[["setting", *frame.columns]]
+
+
+def _arms(record: Record) -> pd.DataFrame:
+    families = {arm: family.name for family in record.families for arm in family.arms}
+    validation = record.means_of("validation").drop(columns=["part", "seed"])
+    frame = record.test.join(validation.add_prefix("validation_")).reset_index()
+    frame.insert(0, "family", [families.get(arm, "") for arm in frame["arm"]])
+    return frame

@@ -1,0 +1,137 @@
+"""A finished comparison, as its folder holds it, and what the study makes of it."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from fairclip.metrics import over_seeds, restore_formulas
+from fairclip.study._families import BASELINE, FAMILIES, Family
+from fairclip.study._fronts import fronts, hypervolumes
+from fairclip.study._settings import Setting
+from fairclip.study._verdicts import verdicts
+from fairclip.study._views import VIEWS, View, mark_valid
+
+# One `seed` for the means over them, so that what judges a seed also judges the means.
+_MEAN = -1
+SHOWN = (
+    "accuracy",
+    "balanced_accuracy",
+    "worst_cell_accuracy",
+    "equalized_odds_difference",
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """The figures of one setting.
+
+    Attributes:
+        setting: What was compared.
+        runs: One row for each arm, seed and part.
+        by_group: One row for each arm, seed, part and group.
+        environment: As in ``environment.json``.
+    """
+
+    setting: Setting
+    runs: pd.DataFrame
+    by_group: pd.DataFrame
+    environment: dict[str, Any]
+
+    @classmethod
+    def read(cls, setting: Setting, folder: Path) -> Self:
+        """Return what a finished comparison left in its folder."""
+        runs, by_group = (
+            restore_formulas(pd.read_csv(folder / name))
+            for name in ("runs.csv", "runs_by_group.csv")
+        )
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        return cls(setting, runs, by_group, environment)
+
+    @property
+    def families(self) -> list[Family]:
+        """Those of which an arm was run."""
+        arms = set(self.runs["arm"])
+        return [family for family in FAMILIES if arms.intersection(family.arms)]
+
+    @property
+    def n_seeds(self) -> int:
+        """Number of seeds."""
+        return int(self.runs["seed"].nunique())
+
+    @cached_property
+    def test_over_train(self) -> float:
+        """Rows of the test part over rows of the training part."""
+        first = self.by_group["seed"] == self.by_group["seed"].min()
+        rows = self.by_group[first & (self.by_group["arm"] == BASELINE)].groupby("part")["n"].sum()
+        return float(rows["test"] / (self.environment["data"]["rows"] - rows.sum()))
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """The runs, and which are valid."""
+        return mark_valid(self.runs, self.by_group)
+
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """The same of the means over the seeds."""
+        runs, by_group = (
+            frame.drop(columns="seed")
+            .groupby(keys, sort=False)
+            .mean(numeric_only=True)
+            .reset_index()
+            .assign(seed=_MEAN)
+            for frame, keys in (
+                (self.runs, ["arm", "part"]),
+                (self.by_group, ["arm", "part", "group"]),
+            )
+        )
+        return mark_valid(runs, by_group)
+
+    def means_of(self, part: str) -> pd.DataFrame:
+        """Return the means of one part, indexed by arm."""
+        return self.means[self.means["part"] == part].set_index("arm")
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """The means of the test part and their changes against the baseline, with intervals."""
+        runs = self.runs[self.runs["part"] == "test"]
+        return self._over_seeds(runs[["arm", "seed", *SHOWN]])
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The same of the recall of each cell (group, label)."""
+        rows = self.by_group[self.by_group["part"] == "test"]
+        recalls = {1: rows["tpr"], 0: 1 - rows["fpr"]}
+        long = pd.concat(
+            rows[["arm", "seed"]].assign(cell=rows["group"] + f", y={label}", recall=recall)
+            for label, recall in recalls.items()
+        )
+        wide = long.pivot_table("recall", ["arm", "seed"], "cell", sort=False, dropna=False)
+        return self._over_seeds(wide.reset_index())
+
+    def _over_seeds(self, runs: pd.DataFrame) -> pd.DataFrame:
+        table = over_seeds(runs, baseline=BASELINE, test_over_train=self.test_over_train)
+        # As in a comparison: differences of equal sums can be off by the last bit.
+        return table.round(12) + 0.0
+
+    def fronts(self, view: View) -> pd.DataFrame:
+        """Return the chosen arms' test points, of each family and seed."""
+        return fronts(self.points, self.families, view)
+
+    def mean_fronts(self, view: View) -> pd.DataFrame:
+        """Return the same, chosen and shown as means over the seeds."""
+        return fronts(self.means, self.families, view)
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """What `verdicts` says, in a column ``view`` by both views."""
+        tables = []
+        for view in VIEWS:
+            volumes = hypervolumes(self.fronts(view), self.points, view)
+            table = verdicts(volumes, self.test_over_train)
+            table.insert(0, "view", view.title)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,48 @@
+"""The parts of the page about one setting."""
+
+from fairclip.metrics import Notes, Picture, Section, Table, plot_fronts, to_svg
+from fairclip.study._families import BASELINE, OURS
+from fairclip.study._headlines import cells_table, chosen_table, headlines
+from fairclip.study._record import Record
+from fairclip.study._views import VIEWS, View
+
+_RULES = {
+    "worst cell": "the best worst cell, at most 2 points of accuracy below unclipped",
+    "equalized odds": "the least equalized odds difference of the valid arms",
+}
+
+
+def setting_section(record: Record) -> Section:
+    """Show fronts, chosen arms and who gained and lost."""
+    body: list[str | Notes | Table | Picture] = [record.setting.about]
+    arms = dict.fromkeys([BASELINE])
+    for view in VIEWS:
+        chosen = chosen_table(record, view)
+        arms |= dict.fromkeys(chosen.loc[[name for name in OURS if name in chosen.index], "arm"])
+        rule = f"chosen on the validation parts: {_RULES[view.title]}"
+        body += [
+            _picture(record, view),
+            Table(chosen, f"The arm of each family, {rule}. Figures of the test parts."),
+            Notes(tuple(headlines(record, view))),
+        ]
+    cells = cells_table(record, list(arms))
+    body += [
+        Table(cells, "Recall of each cell with those arms; of y=1 it is the TPR, of y=0 1 - FPR."),
+        f"Every arm: {record.setting.name}/report.html beside this page.",
+    ]
+    return Section(record.setting.title, tuple(body))
+
+
+def _picture(record: Record, view: View) -> Picture:
+    front = record.mean_fronts(view)
+    test = record.means_of("test")
+    shown = test[test["valid"]] if view.only_valid else test
+    axes = plot_fronts(front, "accuracy", view.metric, main=OURS, arms=shown)
+    name = view.metric.replace("_", " ")
+    valid = "; only valid arms count" if view.only_valid else ""
+    return Picture(
+        to_svg(axes.figure),
+        f"Accuracy and {name}: means over the seeds of the arms of each family that no other arm "
+        f"of it beats on the validation parts{valid}. The points are those of the test parts.",
+        front[["family", "arm", "accuracy", view.metric]].set_index(["family", "arm"]),
+    )

@@ -1,0 +1,70 @@
+"""Better, no worse, worse or undecided: our families against each rival, paired by seed."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from fairclip.metrics import over_seeds
+from fairclip.study._families import OURS, RIVALS
+from fairclip.study._fronts import BUDGET
+
+WORDS = ("better", "no worse", "worse", "undecided")
+MARGIN, STRICT_MARGIN = 0.005, 0.001
+# From hypervolume to points (hundredths) of the figure, in the mean over the accuracy budgets.
+POINTS = 100 / BUDGET
+
+
+def word(low: float, high: float, margin: float = MARGIN) -> str:
+    """Return what the interval of a difference says; NaN says nothing.
+
+    Example:
+        >>> word(-0.002, 0.01), word(-0.002, -0.001), word(-0.02, 0.01)
+        ('no worse', 'worse', 'undecided')
+    """
+    if low > 0:
+        return "better"
+    if high < 0:
+        return "worse"
+    return "no worse" if low > -margin else "undecided"
+
+
+def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
+    """Return one row for each of our families and each rival.
+
+    Args:
+        hypervolumes: Columns family, seed, hypervolume.
+        test_over_train: Rows over rows, for the correction of the intervals.
+
+    Returns:
+        Columns family, rival; difference, low, high in units of hypervolume; the same as points,
+        points_low, points_high; verdict and strict_verdict (the smaller margin).
+    """
+    runs = hypervolumes.rename(columns={"family": "arm"})
+    rows = []
+    for rival in _of(RIVALS, runs["arm"]):
+        table = over_seeds(runs, baseline=rival, test_over_train=test_over_train)
+        for family in _of(OURS, runs["arm"]):
+            change, low, high = (
+                float(table.loc[family, f"hypervolume_change{end}"])
+                for end in ("", "_low", "_high")
+            )
+            rows.append(
+                {
+                    "family": family,
+                    "rival": rival,
+                    "difference": change,
+                    "low": low,
+                    "high": high,
+                    "points": change * POINTS,
+                    "points_low": low * POINTS,
+                    "points_high": high * POINTS,
+                    "verdict": word(low, high),
+                    "strict_verdict": word(low, high, STRICT_MARGIN),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _of(names: Iterable[str], present: Iterable[str]) -> list[str]:
+    there = set(present)
+    return [name for name in names if name in there]
