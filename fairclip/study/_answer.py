@@ -11,6 +11,7 @@ from fairclip.study._goal import (
     NEEDED,
     NEEDED_ABOVE_BLIND,
     Goal,
+    above_simple_somewhere,
     hardest_rivals,
     not_above_simple,
 )
@@ -58,7 +59,7 @@ def answer_section(
         "The answer",
         (
             _GOAL,
-            *([f"Not finished, and counted as not reached: {', '.join(missing)}."] * bool(missing)),
+            *([f"Not finished, and counted as not reached: {'; '.join(missing)}."] * bool(missing)),
             table,
             Notes(tuple(filter(None, (_in_the_way(goal.family, verdicts) for goal in goals)))),
         ),
@@ -92,29 +93,31 @@ def words_section(heading: str, records: Sequence[Record]) -> Section:
             frame = pd.DataFrame(rows).T.rename_axis("setting")
             frame.columns = [f"{r} (group-blind)" * (r in GROUP_BLIND) or r for r in frame]
             tables.append(Table(frame, f"{family} against each rival, picture: {view.title}."))
-    words = (
+    note = (
         "Better: the interval of the difference is above 0. Worse: it is below 0. No worse: it is "
-        "above -5 points and not below 0. Undecided: it says none of these."
+        "above -5 points and not below 0. Undecided: it says none of these. The differences stand "
+        "with each setting."
     )
-    return Section(heading, (words, *tables))
+    return Section(heading, (note, *tables))
 
 
 def not_here_section(records: Sequence[Record]) -> Section:
     """Say in which settings simpler methods do as well or better."""
-    notes = []
-    for record in records:
-        for family in OURS:
-            found = not_above_simple(family, record.verdicts)
-            if found:
-                notes.append(f"{record.setting.title}, {family}: {'; '.join(found)}.")
+    notes = [
+        f"{record.setting.title}, {family}: {'; '.join(found)}."
+        for record in records
+        for family in OURS
+        if (found := not_above_simple(family, record.verdicts))
+    ]
+    nowhere = [r.setting.title for r in records if not above_simple_somewhere(r.verdicts)]
     return Section(
         "Where fair clipping should not be used",
         (
-            "Label reweighting and thresholds need no group, reweighting needs only its counts. "
-            "Where fair clipping is not better than one of them, there is no reason in these "
-            "figures to prefer it to that one.",
-            Notes(tuple(notes))
-            if notes
-            else "In every finished setting it is better than all three.",
+            "Label reweighting and thresholds need no group, reweighting needs only the groups' "
+            "sizes. Where fair clipping is not better than one of them, these figures are no "
+            "reason to prefer it to that one.",
+            f"In neither picture is a family of ours better than all three on "
+            f"{len(nowhere)} of {len(records)} settings: {'; '.join(nowhere) or 'none'}.",
+            Notes(tuple(notes)),
         ),
     )

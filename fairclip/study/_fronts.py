@@ -63,7 +63,7 @@ def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.Da
     """
     moocore = require("moocore", "study")
     baseline = points[(points["arm"] == BASELINE) & (points["part"] == "test")]
-    accuracy = baseline.set_index("seed")["accuracy"]
+    accuracy = dict(zip(baseline["seed"], baseline["accuracy"], strict=True))
     rows = [
         {
             "family": family,

@@ -77,6 +77,17 @@ def hardest_rivals(family: str, verdicts: Mapping[str, pd.DataFrame]) -> "pd.Ser
     return table.groupby("rival")["setting"].nunique().sort_values(ascending=False, kind="stable")
 
 
+def above_simple_somewhere(verdicts: pd.DataFrame) -> bool:
+    """Return whether one of our families is better than all simple methods in one picture.
+
+    Args:
+        verdicts: Of one setting.
+    """
+    simple = verdicts[verdicts["rival"].isin(SIMPLE)]
+    better = (simple["verdict"] == "better").groupby([simple["view"], simple["family"]]).all()
+    return bool(better.any())
+
+
 def not_above_simple(family: str, verdicts: pd.DataFrame) -> list[str]:
     """Return a phrase for each simple method that the family is not better than.
 

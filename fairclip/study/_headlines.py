@@ -1,6 +1,7 @@
 """For each setting the arm that a family would use, who gained and who lost, in sentences."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -37,16 +38,16 @@ def choose_arm(
 def chosen_table(record: Record, view: View) -> pd.DataFrame:
     """Return the chosen arm of every family with its figures on the test part."""
     validation = record.means_of("validation")
+    chosen = {f.name: choose_arm(validation, f.arms, view) for f in record.families}
     rows = []
-    for family in record.families:
-        arm = choose_arm(validation, family.arms, view)
+    for name, arm in {"none": BASELINE, **chosen}.items():
         assert arm is not None  # the baseline may always be named
-        figures = record.test.loc[arm]
-        row: dict[str, object] = {"family": family.name, "arm": arm}
+        figures = _row(record.test, arm)
+        row: dict[str, object] = {"family": name, "arm": arm}
         for metric in SHOWN:
-            name = metric.replace("_", " ")
-            row[name] = figures[f"{metric}_mean"]
-            row[f"{name}: change"] = "–" if arm == BASELINE else format_change(figures, metric)
+            word = metric.replace("_", " ")
+            row[word] = figures[f"{metric}_mean"]
+            row[f"{word}: change"] = "–" if arm == BASELINE else format_change(figures, metric)
         rows.append(row)
     return pd.DataFrame(rows).set_index("family")
 
@@ -60,12 +61,10 @@ def headlines(record: Record, view: View) -> list[str]:
             continue
         arm = choose_arm(validation, family.arms, view)
         if arm is None or arm == BASELINE:
-            sentences.append(
-                f"{family.name}: no arm is chosen before {BASELINE} on the validation part."
-            )
+            sentences.append(f"{family.name}: {BASELINE}; no arm of it is better on validation.")
             continue
-        sentences.append(f"{family.name}, {arm}: {_changes(record, arm)}. {_cells(record, arm)}")
-        sentences[-1] += f" {_blind(record, arm, view)}"
+        parts = [f"{_changes(record, arm)}.", _cells(record, arm), _blind(record, arm, view)]
+        sentences.append(f"{family.name}, {arm}: {' '.join(parts)}")
         sentences += [f"{family.name}, {arm}: {flag}" for flag in levelled_down(record, arm)]
     return sentences
 
@@ -87,20 +86,27 @@ def levelled_down(record: Record, arm: str) -> list[str]:
     return flags
 
 
+def _row(table: pd.DataFrame, arm: str) -> dict[str, Any]:
+    return {str(name): value for name, value in table.loc[[arm]].to_dict("records")[0].items()}
+
+
 def _recalls(record: Record, arm: str) -> "pd.Series[float]":
-    row = record.cells.loc[arm]
-    row = row[[name for name in row.index if name.endswith("_mean")]]
-    return row.rename(lambda name: name.removesuffix("_mean")).astype(float)
+    means = {
+        name.removesuffix("_mean"): value
+        for name, value in _row(record.cells, arm).items()
+        if name.endswith("_mean")
+    }
+    return pd.Series(means, dtype=float)
 
 
 def _changes(record: Record, arm: str) -> str:
-    figures = record.test.loc[arm]
+    figures = _row(record.test, arm)
     return ", ".join(f"{m.replace('_', ' ')} {format_change(figures, m)}" for m in SHOWN)
 
 
 def _cells(record: Record, arm: str) -> str:
     """Return the cells whose recall rose and fell most."""
-    row = record.cells.loc[arm]
+    row = _row(record.cells, arm)
     changes = (_recalls(record, arm) - _recalls(record, BASELINE)).dropna()
     most, least = str(changes.idxmax()), str(changes.idxmin())
     gained = f"gained most: {most}, recall {format_change(row, most)}"
@@ -114,10 +120,10 @@ def _cells(record: Record, arm: str) -> str:
 def _blind(record: Record, arm: str, view: View) -> str:
     """Return what the best group-blind arm gets that keeps as much accuracy on validation."""
     validation = record.means_of("validation")
-    rival = choose_arm(validation, _BLIND_ARMS, view, validation.loc[arm, "accuracy"])
+    rival = choose_arm(validation, _BLIND_ARMS, view, _row(validation, arm)["accuracy"])
     if rival is None:
         return "No group-blind arm keeps as much accuracy on the validation part."
-    figures, own = record.test.loc[rival], record.test.loc[arm]
+    figures, own = _row(record.test, rival), _row(record.test, arm)
     mean = f"{view.metric}_mean"
     return (
         f"The best group-blind arm that is at least as accurate on the validation part, {rival}, "

@@ -18,7 +18,6 @@ from fairclip.study._goal import goal_of
 from fairclip.study._record import Record
 from fairclip.study._sections import setting_section
 from fairclip.study._settings import Setting
-from fairclip.study._views import VIEWS
 
 _ENOUGH_SEEDS = 10
 
@@ -139,8 +138,8 @@ def _tables(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
     found: dict[str, list[pd.DataFrame]] = {"fronts": [], "verdicts": [], "arms": []}
     for record in records:
         of_setting = [
-            record.fronts(view).rename(columns={view.metric: "figure"}).assign(view=view.title)
-            for view in VIEWS
+            front.rename(columns={view.metric: "figure"}).assign(view=view.title)
+            for view, front in record.fronts.items()
         ]
         found["fronts"].append(_named(pd.concat(of_setting), record))
         found["verdicts"].append(_named(record.verdicts, record))

@@ -117,9 +117,10 @@ class Record:
         # As in a comparison: differences of equal sums can be off by the last bit.
         return table.round(12) + 0.0
 
-    def fronts(self, view: View) -> pd.DataFrame:
-        """Return the chosen arms' test points, of each family and seed."""
-        return fronts(self.points, self.families, view)
+    @cached_property
+    def fronts(self) -> dict[View, pd.DataFrame]:
+        """The chosen arms' test points, of each family and seed, by view."""
+        return {view: fronts(self.points, self.families, view) for view in VIEWS}
 
     def mean_fronts(self, view: View) -> pd.DataFrame:
         """Return the same, chosen and shown as means over the seeds."""
@@ -129,8 +130,8 @@ class Record:
     def verdicts(self) -> pd.DataFrame:
         """What `verdicts` says, in a column ``view`` by both views."""
         tables = []
-        for view in VIEWS:
-            volumes = hypervolumes(self.fronts(view), self.points, view)
+        for view, front in self.fronts.items():
+            volumes = hypervolumes(front, self.points, view)
             table = verdicts(volumes, self.test_over_train)
             table.insert(0, "view", view.title)
             tables.append(table)

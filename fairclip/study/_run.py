@@ -44,29 +44,27 @@ def run_study(
     names = [setting.name for setting in settings]
     if unknown := [name for name in only if name not in names]:
         raise ValueError(f"`only` (--only) has no {unknown[0]!r}; there are {', '.join(names)}.")
-    _run([s for s in settings if not only or s.name in only], out, overwrite, jobs, progress)
-    return write_page(out, settings)
-
-
-def _run(
-    settings: Sequence[Setting], out: Path, overwrite: bool, jobs: int | None, progress: bool
-) -> None:
+    chosen = [setting for setting in settings if not only or setting.name in only]
     # All are checked before the first is trained.
     plans = [
         _prepare(setting, out / setting.name, overwrite)
-        for setting in settings
+        for setting in chosen
         if overwrite or not _is_finished(setting, out / setting.name)
     ]
-    with tqdm(
-        total=len(settings),
-        initial=len(settings) - len(plans),
-        unit="setting",
-        disable=not progress,
-    ) as bar:
-        for plan in plans:
-            bar.set_description(plan.folder.final.name)
-            plan.run(jobs, progress)
-            bar.update()
+    try:
+        with tqdm(
+            total=len(chosen),
+            initial=len(chosen) - len(plans),
+            unit="setting",
+            disable=not progress,
+        ) as bar:
+            for plan in plans:
+                bar.set_description(plan.folder.final.name)
+                plan.run(jobs, progress)
+                bar.update()
+    finally:
+        report = write_page(out, settings)
+    return report
 
 
 def _prepare(setting: Setting, folder: Path, overwrite: bool) -> Plan:

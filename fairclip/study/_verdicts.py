@@ -44,10 +44,8 @@ def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame
     for rival in _of(RIVALS, runs["arm"]):
         table = over_seeds(runs, baseline=rival, test_over_train=test_over_train)
         for family in _of(OURS, runs["arm"]):
-            change, low, high = (
-                float(table.loc[family, f"hypervolume_change{end}"])
-                for end in ("", "_low", "_high")
-            )
+            columns = [f"hypervolume_change{end}" for end in ("", "_low", "_high")]
+            change, low, high = table.loc[[family], columns].to_numpy(float)[0]
             rows.append(
                 {
                     "family": family,

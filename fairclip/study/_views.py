@@ -41,7 +41,7 @@ class View:
         """
         if self.only_valid:
             return points["valid"]
-        least = points.loc[BASELINE, "accuracy"] - _MAX_LOSS
+        least = points["accuracy"][points.index == BASELINE].max() - _MAX_LOSS
         return points["accuracy"] >= least - _ROUNDING
 
 
