@@ -41,8 +41,8 @@ class View:
         """
         if self.only_valid:
             return points["valid"]
-        least = points["accuracy"][points.index == BASELINE].max() - _MAX_LOSS
-        return points["accuracy"] >= least - _ROUNDING
+        least: float = points["accuracy"][points.index == BASELINE].max() - _MAX_LOSS
+        return points["accuracy"].ge(least - _ROUNDING)
 
 
 VIEWS = (
@@ -63,7 +63,8 @@ def mark_valid(runs: pd.DataFrame, by_group: pd.DataFrame) -> pd.DataFrame:
         by_group: One row for each arm, seed, part and group.
     """
     before = runs[runs["arm"] == BASELINE].set_index(["seed", "part"])
-    other = runs.join(before[["balanced_accuracy", "auc"]], on=["seed", "part"], rsuffix="_before")
+    before = before[["balanced_accuracy", "auc"]].add_suffix("_before")
+    other = runs.join(before, on=["seed", "part"])
     near = pd.Series(data=True, index=runs.index)
     for metric in ("balanced_accuracy", "auc"):
         near &= ~((other[metric] - other[f"{metric}_before"]).abs() > _NEAR + _ROUNDING)
