@@ -18,7 +18,7 @@ _FAIRGRAD_STEP = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 _FAIRRET_STRENGTH = (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5)
 _PREFERENCE = (0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1)
 _EPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
-_TOLERANCE = (0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
+_TOLERANCE = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ FAMILIES = (
     Family("fairret", _grid("fairret", _FAIRRET_STRENGTH)),
     Family("UPGrad", _grid("torchjd:UPGrad", _PREFERENCE)),
     _EXPONENTIATED,
-    Family("threshold optimizer", _grid("threshold_optimizer", _TOLERANCE)),
+    Family(
+        "threshold optimizer",
+        ("threshold_optimizer", *_grid("threshold_optimizer_tpr", _TOLERANCE)),
+    ),
 )
 OURS = tuple(family.name for family in FAMILIES if family.ours)
 RIVALS = tuple(family.name for family in FAMILIES if not family.ours)

@@ -38,7 +38,7 @@ def run_study(
     Raises:
         ModuleNotFoundError: If an extra is not installed.
         RunError: If training cannot use the data or the settings.
-        ValueError: If a name is unknown, or ``out`` holds another study.
+        ValueError: If a name is unknown, or ``out`` holds runs of other settings.
     """
     settings = study_settings(smoke=smoke)
     names = [setting.name for setting in settings]
@@ -60,7 +60,7 @@ def run_study(
         ) as bar:
             for plan in plans:
                 bar.set_description(plan.folder.final.name)
-                plan.run(jobs, progress)
+                plan.measure(jobs, progress)
                 bar.update()
     finally:
         report = write_page(out, settings)
@@ -73,18 +73,8 @@ def _prepare(setting: Setting, folder: Path, overwrite: bool) -> Plan:
 
 
 def _is_finished(setting: Setting, folder: Path) -> bool:
-    """Return whether it is; a run of other settings is not mixed with these.
-
-    Raises:
-        ValueError: If there is such a run.
-    """
+    """Return whether all of it is there; what has fewer arms or seeds is gone on with."""
     if not folder.exists():
         return False
     there, wanted = Settings.read(folder / "config.toml"), Settings.of(setting.values)
-    other = [name for name in setting.values if getattr(there, name) != getattr(wanted, name)]
-    if other:
-        raise ValueError(
-            f"{folder} was run with other settings ({', '.join(other)}): choose another `out` "
-            "(--out), or `overwrite` it (--overwrite)."
-        )
-    return True
+    return all(getattr(there, name) == getattr(wanted, name) for name in setting.values)

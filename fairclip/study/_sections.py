@@ -37,7 +37,6 @@ def setting_section(record: Record) -> Section:
             "accuracy budgets of 0 to 10 points; 1 point is 0.001 of hypervolume.",
         ),
         Table(cells, "Recall of each cell with those arms; of y=1 it is the TPR, of y=0 1 - FPR."),
-        f"Every arm: {record.setting.name}/report.html beside this page.",
     ]
     return Section(record.setting.title, tuple(body))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fairclip.study._families import arms_of_study
 
-_LOGISTIC = {"hidden": (), "optimizer": "sgd", "lr": 0.1}
+_LOGISTIC = {"hidden": (), "optimizer": "sgd"}
 _SMOKE = {"seeds": 2, "epochs": 2}
 
 
