@@ -43,11 +43,11 @@ _METHOD = (
     "which the sentences name, are therefore not free of the rows on which they are shown; "
     "the hypervolumes, chosen seed by seed, are.",
     "Families have 8 arms each. Departure: exponentiated gradient trains some 25 networks for "
-    "each arm and has 2 on Adult and credit default, so that its front is thinner there.",
+    "each arm and has 2 on Adult, credit default and digits, where its front is thinner.",
     "Group-blind arms use no group in training or prediction. The threshold optimizer needs the "
     "group of a row to predict, and its cuts are fitted on the validation part, whose figures "
-    "therefore flatter it: it is chosen worse than the others. Its tolerances are for equal TPR; fairlearn has none for "
-    "equalized odds.",
+    "therefore flatter it: it is chosen worse than the others. Its tolerances are for equal TPR; "
+    "fairlearn has none for equalized odds.",
     "The labels are taken as they are. Where they record past decisions, every rate here is "
     "agreement with those decisions. No figure here says whether to intervene.",
 )
@@ -128,7 +128,7 @@ def _making(records: Sequence[Record]) -> Section:
         }
         for record in records
     ]
-    note = "Each setting is a folder beside this page, with its settings and every run. arms.csv has all arms."
+    note = "Each setting has a folder with its settings and every run; arms.csv has all arms."
     if not rows:
         return Section("How it was made", ("No setting is finished.",))
     frame = pd.DataFrame(rows).set_index("setting")

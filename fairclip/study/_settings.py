@@ -35,7 +35,7 @@ class _Data:
     title: str
     about: str
     values: Mapping[str, Any]
-    large: bool = False
+    costly: bool = False
     synthetic: bool = False
 
 
@@ -45,14 +45,14 @@ _TABLES = (
         "Adult, sex",
         "Census rows of 1994; the label is an income above 50,000 dollars.",
         {"data": "adult", "sensitive": ("sex",)},
-        large=True,
+        costly=True,
     ),
     _Data(
         "adult-race-sex",
         "Adult, race × sex",
         "The same rows; intersections with fewer than 1,000 rows are one group.",
         {"data": "adult", "sensitive": ("race", "sex"), "pool_below": 1000},
-        large=True,
+        costly=True,
     ),
     _Data(
         "german-age",
@@ -66,14 +66,14 @@ _TABLES = (
         "Credit card customers in Taiwan, 2005; the label is a payment not made. Levels with fewer "
         "than 5,000 rows, which are highschool and other, are one group.",
         {"data": "credit_default", "sensitive": ("education",), "pool_below": 5000},
-        large=True,
+        costly=True,
     ),
     _Data(
         "credit-sex",
         "Credit default, sex",
         "The same customers.",
         {"data": "credit_default", "sensitive": ("sex",)},
-        large=True,
+        costly=True,
     ),
     _Data(
         "loanapp-race",
@@ -88,6 +88,7 @@ _TABLES = (
         "Digits, rotated (synthetic)",
         "Synthetic: handwritten digits, a minority of them rotated, and a rare class.",
         {"data": "digits", "model": "cnn", "epochs": 20},
+        costly=True,
         synthetic=True,
     ),
     _Data(
@@ -104,14 +105,14 @@ def study_settings(*, smoke: bool = False) -> tuple[Setting, ...]:
     """Return the settings in the order of the page.
 
     Args:
-        smoke: Two seeds, two epochs and two arms of each family, and logistic regression on the
+        smoke: Two seeds, two epochs and one arm of each family, and logistic regression on the
             small tables alone: to see that all of it runs, not to conclude from.
     """
     main = [_setting(data, smoke=smoke) for data in _TABLES]
     logistic = [
         _setting(data, smoke=smoke, logistic=True)
         for data in _TABLES
-        if not (data.synthetic or (smoke and data.large))
+        if not (data.synthetic or (smoke and data.costly))
     ]
     return (*main, *logistic)
 
@@ -126,7 +127,7 @@ def _setting(data: _Data, *, smoke: bool, logistic: bool = False) -> Setting:
             **data.values,
             **(_LOGISTIC if logistic else {}),
             **(_SMOKE if smoke else {}),
-            "arms": arms_of_study(large=data.large, smoke=smoke),
+            "arms": arms_of_study(costly=data.costly, smoke=smoke),
         },
         main=not logistic,
     )

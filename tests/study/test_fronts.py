@@ -127,8 +127,7 @@ def test_equal_fronts_in_another_order_have_exactly_one_area() -> None:
     rows = [run("a", x, y) for x, y in rng.random((9, 2))]
     baseline = points(run("unclipped", 0.3, 0.0))
     both = [
-        points(*some).assign(family=name)
-        for name, some in (("one", rows), ("other", rows[::-1]))
+        points(*some).assign(family=name) for name, some in (("one", rows), ("other", rows[::-1]))
     ]
     volumes = hypervolumes(pd.concat(both), baseline, WORST_CELL)["hypervolume"]
     assert volumes[0] == volumes[1]

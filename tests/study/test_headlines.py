@@ -1,0 +1,98 @@
+"""The arm that a family would use, and who gained and lost by it."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fairclip.study._headlines import chosen_table, headlines, levelled_down
+from fairclip.study._record import Record
+from fairclip.study._views import VIEWS
+from tests.study._inputs import ENVIRONMENT, both_parts, groups_of, record, run
+
+WORST_CELL, ODDS = VIEWS
+
+
+def rows(*more: dict[str, Any]) -> pd.DataFrame:
+    return both_parts([run("unclipped", 0.85, 0.6), *more])
+
+
+def said(found: Record, family: str = "NormCap") -> str:
+    return " ".join(s for s in headlines(found, WORST_CELL) if s.startswith(f"{family}, "))
+
+
+def test_the_arm_keeps_the_accuracy_and_has_the_best_worst_cell() -> None:
+    runs = rows(
+        run("fair_cap@4", 0.84, 0.65), run("fair_cap@2", 0.83, 0.7), run("fair_cap@1", 0.82, 0.9)
+    )
+    chosen = chosen_table(record(runs), WORST_CELL)["arm"]
+    assert chosen.to_dict() == {"none": "unclipped", "NormCap": "fair_cap@2"}
+
+
+def test_the_arm_of_the_other_picture_is_valid() -> None:
+    runs = rows(
+        run("fair_cap@4", 0.8, 0.6, 0.08), run("fair_cap@2", 0.8, 0.6, 0.01, balanced_accuracy=0.5)
+    )
+    assert chosen_table(record(runs), ODDS)["arm"]["NormCap"] == "fair_cap@4"
+
+
+def test_test_figures_do_not_choose_the_arm() -> None:
+    runs = rows(run("fair_cap@4", 0.85, 0.7), run("fair_cap@2", 0.85, 0.65))
+    on_test = runs["part"] == "test"
+    runs.loc[on_test & (runs["arm"] == "fair_cap@2"), "worst_cell_accuracy"] = 0.99
+    runs.loc[on_test & (runs["arm"] == "fair_cap@4"), "worst_cell_accuracy"] = 0.1
+    chosen = chosen_table(record(runs), WORST_CELL)
+    assert chosen.loc["NormCap", "arm"] == "fair_cap@4"
+    assert chosen.loc["NormCap", "worst cell accuracy"] == 0.1
+
+
+def test_an_arm_as_good_as_the_baseline_is_not_chosen_before_it() -> None:
+    found = record(rows(run("fair_cap@4", 0.86, 0.6)))
+    assert headlines(found, WORST_CELL) == [
+        "NormCap: unclipped; no arm of it is better on validation."
+    ]
+
+
+def test_cells_that_gained_and_lost_are_named_with_intervals() -> None:
+    runs = rows(run("fair_cap@2", 0.84, 0.7))
+    text = said(record(runs, **{"fair_cap@2": {"tpr": 0.72, "fpr": 0.15}}))
+    assert "Cell that gained most: sex=f, y=1, recall +0.120 ± 0.000" in text
+    assert "lost most: sex=f, y=0, recall -0.050 ± 0.000." in text
+
+
+def test_without_a_loss_none_is_named() -> None:
+    text = said(record(rows(run("fair_cap@2", 0.84, 0.7))))
+    assert "lost: none." in text
+
+
+def test_the_group_blind_arm_keeps_as_much_accuracy_on_validation() -> None:
+    runs = rows(
+        run("fair_cap@2", 0.84, 0.7),
+        run("cut@0.4", 0.845, 0.68),
+        run("cut@0.3", 0.835, 0.9),
+        run("label_reweight@0.5", 0.84, 0.69),
+    )
+    assert (
+        "at least as accurate on the validation part, label_reweight@0.5, has worst cell "
+        "accuracy 0.690 at accuracy 0.840; fair_cap@2 has 0.700 at 0.840." in said(record(runs))
+    )
+    better = rows(run("fair_cap@2", 0.86, 0.7), run("cut@0.4", 0.845, 0.68))
+    assert "No group-blind arm keeps as much" in said(record(better))
+
+
+def test_levelling_down_is_flagged_where_the_better_group_fell() -> None:
+    runs = rows(run("fair_cap@2", 0.84, 0.7), run("fair_cap@1", 0.84, 0.7))
+    # The recall of y=1 is 0.6 for f and 0.7 for m.
+    by_group = groups_of(runs, **{"fair_cap@2": {"tpr": 0.6}, "fair_cap@1": {"tpr": 0.7}})
+    lower = (by_group["arm"] == "fair_cap@2") & (by_group["group"] == "sex=m")
+    by_group.loc[lower, "tpr"] = 0.6
+    plain = record(runs)
+    found = Record(plain.setting, runs, by_group, ENVIRONMENT)
+    assert len(levelled_down(found, "fair_cap@2")) == 1
+    assert "sex=m, y=1 fell by 0.100" in levelled_down(found, "fair_cap@2")[0]
+    assert levelled_down(found, "fair_cap@1") == []
+
+
+def test_rows_of_the_parts_give_the_correction() -> None:
+    # 200 rows in the test part, as many in the validation part, 1,000 in all.
+    assert np.isclose(record(rows()).test_over_train, 200 / 600)

@@ -1,0 +1,125 @@
+"""What the page says, and that it says nothing else."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fairclip.metrics import Report
+from fairclip.study._families import FAMILIES
+from fairclip.study._page import make_page
+from fairclip.study._record import Record
+from fairclip.study._settings import Setting
+from tests.study._inputs import both_parts, groups_of, record, run
+
+HOSTILE = "<script>alert('x')</script>"
+
+
+def study(main: list[Record], others: list[Record] | None = None, missing: int = 0) -> Report:
+    found = [*main, *(others or [])]
+    settings = [r.setting for r in found]
+    settings += [Setting(f"m{i}", f"Missing {i}", "", {}) for i in range(missing)]
+    return make_page(found, settings)
+
+
+def toy(title: str, ours: float, *, main: bool = True, seeds: int = 10) -> Record:
+    """Return a record in which our families have this worst cell, and all others 0.62."""
+    rows = [run("unclipped", 0.85, 0.6)]
+    for family in FAMILIES:
+        figure = ours if family.ours else 0.62
+        rows.append(run(family.arms[1], 0.85, figure, gap=0.7 - figure))
+    return record(both_parts(rows, seeds), title, main=main)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page")
+    main = [toy(f"Gain {i}", 0.7) for i in range(6)] + [toy(f"Loss {HOSTILE}", 0.6)]
+    study(main, [toy("Logistic", 0.7, main=False)], missing=1).save(out, stem="study")
+    return out
+
+
+def text(folder: Path) -> str:
+    return (folder / "study.md").read_text(encoding="utf-8")
+
+
+def test_the_first_lines_are_the_answer(saved: Path) -> None:
+    lead = text(saved).splitlines()[2]
+    assert lead.startswith(
+        "NormCap: goal met. Better or no worse than every rival on 6 of 8 settings (goal 6), "
+        "better than both group-blind families on 6 (goal 4)."
+    )
+    assert "TargetCap: goal met." in lead
+
+
+def test_what_is_missing_is_named(saved: Path) -> None:
+    assert "Not finished, and counted as not reached: Missing 0." in text(saved)
+    assert json.loads((saved / "study.json").read_text())["missing"] == ["m0"]
+
+
+def test_each_setting_has_a_word_for_each_rival(saved: Path) -> None:
+    tables = json.loads((saved / "study.json").read_text())["tables"]
+    captions = [
+        t for t in tables if t["caption"] == "NormCap against each rival, picture: worst cell."
+    ]
+    main, other = captions
+    words = {row[0]: set(row[1:]) for row in main["rows"]}
+    assert words == {**{f"Gain {i}": {"better"} for i in range(6)}, f"Loss {HOSTILE}": {"worse"}}
+    assert [row[0] for row in other["rows"]] == ["Logistic"]
+
+
+def test_where_not_to_use_it_is_said(saved: Path) -> None:
+    part = text(saved).partition("## Where fair clipping should not be used")[2].partition("##")[0]
+    assert "on 1 of 7 settings: Loss" in part
+    assert "NormCap: worse than label reweighting and thresholds and reweighting" in part
+    assert "Gain" not in part
+
+
+def test_the_page_is_escaped_and_offline(saved: Path) -> None:
+    page = (saved / "study.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert page.count("<svg") == 2 * 8
+
+
+def test_versions_command_and_seeds_are_on_the_page(saved: Path) -> None:
+    part = text(saved).partition("## How it was made")[2]
+    assert "fairclip study --smoke" in part
+    assert "python 3, fairclip 0" in part
+    assert "| 10 |" in part
+
+
+@pytest.mark.parametrize("word", ["debias", "unbiased", "fair model", "compliant", "left behind"])
+def test_it_promises_nothing(saved: Path, word: str) -> None:
+    assert word not in text(saved).lower()
+
+
+def test_few_seeds_are_no_result() -> None:
+    assert "Only 2 seeds: this is a trial" in study([toy("A", 0.7, seeds=2)]).lead
+    assert "trial" not in study([toy("A", 0.7)]).lead
+
+
+def test_nothing_finished_is_a_page_too(tmp_path: Path) -> None:
+    page = study([], missing=8)
+    page.save(tmp_path, stem="study")
+    assert "goal open" in page.lead
+    assert "No setting is finished." in text(tmp_path)
+
+
+def test_a_family_that_was_not_run_has_no_word() -> None:
+    rows: list[dict[str, Any]] = [
+        run("unclipped", 0.85, 0.6),
+        run("fair_cap@2", 0.85, 0.7),
+        run("cut@0.4", 0.85, 0.65),
+    ]
+    runs = both_parts(rows)
+    setting = Setting("few", "Few", "", {})
+    found = Record(setting, runs, groups_of(runs), record(runs).environment)
+    tables = study([found]).tables()
+    words = next(t.frame for t in tables if t.caption.startswith("NormCap against each rival"))
+    assert words.loc["Few", "thresholds (group-blind)"] == "better"
+    assert words.loc["Few", "fairret"] == "not run"
+    assert isinstance(words, pd.DataFrame)

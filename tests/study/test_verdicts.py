@@ -1,0 +1,149 @@
+"""Each word, the goal, and where simple methods do as well."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from fairclip.study._families import FAMILIES, GROUP_BLIND, OURS, RIVALS
+from fairclip.study._goal import (
+    BOTH,
+    above_simple_somewhere,
+    goal_of,
+    hardest_rivals,
+    not_above_simple,
+)
+from fairclip.study._verdicts import MARGIN, STRICT_MARGIN, WORDS, verdicts, word
+from fairclip.study._views import VIEWS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.001, 0.002, "better"),
+        (0.0, 0.002, "no worse"),
+        (-0.0049, 0.002, "no worse"),
+        (-0.005, 0.002, "undecided"),
+        (-0.02, 0.002, "undecided"),
+        (-0.002, -0.001, "worse"),
+        (math.nan, math.nan, "undecided"),
+    ],
+)
+def test_words(low: float, high: float, expected: str) -> None:
+    assert word(low, high) == expected
+    assert expected in WORDS
+
+
+def test_the_strict_margin_is_stricter() -> None:
+    assert word(-0.003, 0.002, MARGIN) == "no worse"
+    assert word(-0.003, 0.002, STRICT_MARGIN) == "undecided"
+
+
+def volumes(ours: list[float], rival: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"family": family, "seed": seed, "hypervolume": value}
+        for family, values in (("NormCap", ours), ("reweighting", rival))
+        for seed, value in enumerate(values)
+    )
+
+
+def test_a_difference_is_paired_and_its_interval_knows_the_overlap() -> None:
+    ours, rival = [0.10, 0.30, 0.22], [0.08, 0.27, 0.21]
+    found = verdicts(volumes(ours, rival), test_over_train=1 / 3).to_dict("records")
+    differences = np.subtract(ours, rival)
+    half = stats.t.ppf(0.975, 2) * math.sqrt((1 / 3 + 1 / 3) * differences.var(ddof=1))
+    assert len(found) == 1
+    assert found[0]["difference"] == pytest.approx(differences.mean())
+    assert found[0]["low"] == pytest.approx(differences.mean() - half)
+    assert found[0]["points"] == pytest.approx(1000 * differences.mean())
+    assert found[0]["points_high"] == pytest.approx(1000 * (differences.mean() + half))
+
+
+@pytest.mark.parametrize(
+    ("rival", "expected"),
+    [
+        ([0.10, 0.30, 0.22], "no worse"),  # the same front
+        ([0.08, 0.28, 0.20], "better"),
+        ([0.12, 0.32, 0.24], "worse"),
+        ([0.20, 0.10, 0.30], "undecided"),
+    ],
+)
+def test_every_word_is_reached_from_areas(rival: list[float], expected: str) -> None:
+    found = verdicts(volumes([0.10, 0.30, 0.22], rival), test_over_train=1 / 3)
+    assert found["verdict"].tolist() == [expected]
+
+
+def all_said(said: str, **others: str) -> pd.DataFrame:
+    """Return verdicts of one setting; ``others``: for a rival, with _ for a space."""
+    return pd.DataFrame(
+        {
+            "view": view.title,
+            "family": family,
+            "rival": rival,
+            "verdict": others.get(rival.replace(" ", "_"), said),
+        }
+        for view in VIEWS
+        for family in OURS
+        for rival in RIVALS
+    )
+
+
+def test_the_goal_counts_settings_in_each_picture_and_in_both() -> None:
+    split = all_said("better")
+    split.loc[(split["view"] == "worst cell") & (split["rival"] == "thresholds"), "verdict"] = (
+        "undecided"
+    )
+    said = {"a": all_said("better"), "b": all_said("no worse"), "c": split}
+    goal = goal_of("NormCap", said, n_missing=0)
+    assert goal.held == {"worst cell": 2, "equalized odds": 3, BOTH: 2}
+    assert goal.above_blind == {"worst cell": 1, "equalized odds": 2, BOTH: 1}
+
+
+@pytest.mark.parametrize("said", ["worse", "undecided"])
+def test_one_rival_is_enough_to_miss_a_setting(said: str) -> None:
+    goal = goal_of("TargetCap", {"a": all_said("better", group_DRO=said)}, n_missing=0)
+    assert goal.held[BOTH] == 0
+    assert goal.above_blind[BOTH] == 1
+
+
+@pytest.mark.parametrize(
+    ("n_better", "n_missing", "expected"),
+    [(6, 2, "met"), (5, 3, "open"), (5, 0, "not met"), (2, 3, "not met")],
+)
+def test_the_goal_is_met_missed_or_open(n_better: int, n_missing: int, expected: str) -> None:
+    said = {str(i): all_said("better") for i in range(n_better)}
+    assert goal_of("NormCap", said, n_missing).state == expected
+
+
+def test_to_be_no_worse_than_all_does_not_meet_the_goal() -> None:
+    said = {str(i): all_said("no worse") for i in range(8)}
+    assert goal_of("NormCap", said, n_missing=0).state == "not met"
+
+
+def test_rivals_in_the_way_are_counted_by_setting() -> None:
+    said = {
+        "a": all_said("better", fairret="worse", UPGrad="undecided"),
+        "b": all_said("no worse", fairret="undecided"),
+    }
+    assert hardest_rivals("NormCap", said).to_dict() == {"fairret": 2, "UPGrad": 1}
+
+
+def test_simple_methods_that_do_as_well_are_named() -> None:
+    said = all_said("better", reweighting="worse", thresholds="no worse", fairret="worse")
+    assert not_above_simple("NormCap", said) == [
+        f"{phrase} ({view.title})"
+        for phrase in ("worse than reweighting", "no better than thresholds")
+        for view in VIEWS
+    ]
+    assert not_above_simple("NormCap", all_said("better")) == []
+    assert not above_simple_somewhere(said)
+    assert above_simple_somewhere(all_said("better", fairret="worse"))
+
+
+def test_every_family_has_eight_arms_of_its_own() -> None:
+    arms = [arm for family in FAMILIES for arm in family.arms]
+    assert {len(family.arms) for family in FAMILIES} == {8}
+    assert len(set(arms)) == len(arms)
+    assert set(GROUP_BLIND) <= set(RIVALS)
