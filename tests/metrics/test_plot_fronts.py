@@ -1,5 +1,6 @@
 """Families of arms as lines."""
 
+import numpy as np
 import pandas as pd
 
 from fairclip.metrics import plot_fronts
@@ -17,9 +18,9 @@ def test_a_line_a_family_and_the_arms_behind_them() -> None:
     arms = pd.DataFrame({"accuracy": [0.7, 0.8, 0.9, 0.6], "tpr": [0.1, 0.2, 0.3, 0.4]})
     ax = plot_fronts(FRONTS, "accuracy", "tpr", main=["caps"], arms=arms)
     pale, caps, cuts = ax.lines
-    assert list(pale.get_xdata()) == arms["accuracy"].tolist()
-    assert list(caps.get_xdata()) == [0.8, 0.9]
-    assert list(caps.get_ydata()) == [0.6, 0.5]
+    assert np.asarray(pale.get_xdata()).tolist() == arms["accuracy"].tolist()
+    assert np.asarray(caps.get_xdata()).tolist() == [0.8, 0.9]
+    assert np.asarray(caps.get_ydata()).tolist() == [0.6, 0.5]
     assert caps.get_linewidth() > cuts.get_linewidth()
     assert cuts.get_markerfacecolor() == "none"
 

@@ -55,7 +55,8 @@ def test_an_arm_as_good_as_the_baseline_is_not_chosen_before_it() -> None:
 
 def test_cells_that_gained_and_lost_are_named_with_intervals() -> None:
     runs = rows(run("fair_cap@2", 0.84, 0.7))
-    text = said(record(runs, **{"fair_cap@2": {"tpr": 0.72, "fpr": 0.15}}))
+    changes: dict[str, Any] = {"fair_cap@2": {"tpr": 0.72, "fpr": 0.15}}
+    text = said(record(runs, **changes))
     assert "Cell that gained most: sex=f, y=1, recall +0.120 ± 0.000" in text
     assert "lost most: sex=f, y=0, recall -0.050 ± 0.000." in text
 

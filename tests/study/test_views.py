@@ -1,5 +1,7 @@
 """Which arms count, and which of them may be named."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +31,7 @@ def validity(*rows: dict[str, object], **changes: dict[str, float]) -> dict[str,
         ({"auc": np.nan}, True),
     ],
 )
-def test_an_arm_must_be_as_good_a_classifier(change: dict[str, float], expected: bool) -> None:
+def test_an_arm_must_be_as_good_a_classifier(change: dict[str, Any], expected: bool) -> None:
     assert validity(run("a", 0.85, 0.6, **change))["a"] is expected
 
 
