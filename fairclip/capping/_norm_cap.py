@@ -43,7 +43,8 @@ class NormCap:
             used whatever its rows; or a group's name, which `FairClipper` turns into a code.
         within: ``"all"`` compares all groups; ``"label"`` only those of one label, and then
             multiplies the factors of a label by :math:`\sum n_k / \sum f_k n_k` (rows in the
-            data), so that the label keeps its share. Factors may then exceed 1.
+            data), so that the label keeps its share, or gets that of ``label_balance``. Factors may
+            then exceed 1.
         smoothing: Weight of the past in the averages, in [0, 1). 0 looks at this batch only.
         floor: Least factor, a number in [0, 1]; or ``"equal_vote"``,
             :math:`\min(1, n_\text{ref} / n_k)` by rows in the data: no group is held below the
@@ -53,6 +54,9 @@ class NormCap:
         min_reference_rows: Groups with fewer rows in the data are never a reference by rule, and
             those of a stratum share one floor as if they were one group.
         max_factor: Largest factor with ``within="label"``, at least 1.
+        label_balance: With ``within="label"`` a second dial, between the labels: the share of label
+            y grows with :math:`n_y^{1 - b}`, its rows in the data, for b in [0, 1]. At 0 every
+            label keeps its share; at 1 all labels have equal shares. It knows no group.
 
     Raises:
         ValueError: If a field is outside its range, or not one of its words.
@@ -80,10 +84,12 @@ class NormCap:
     scope: str = "global"
     min_reference_rows: int = 30
     max_factor: float = 10.0
+    label_balance: float = 0.0
 
     def __post_init__(self) -> None:
         # The ranges are written so that nan fails too.
-        for name in ("max_ratio", "smoothing", "max_factor", "min_reference_rows"):
+        numbers = ("max_ratio", "smoothing", "max_factor", "min_reference_rows", "label_balance")
+        for name in numbers:
             if not isinstance(getattr(self, name), Real):
                 raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
         if not self.max_ratio > 0:
@@ -103,6 +109,11 @@ class NormCap:
             raise ValueError(f"`floor` must be 'equal_vote' or a number, got {self.floor!r}.")
         if self.within not in ("all", "label"):
             raise ValueError(f"`within` must be 'all' or 'label', got {self.within!r}.")
+        if not 0 <= self.label_balance <= (self.within == "label"):
+            raise ValueError(
+                "`label_balance` must be in [0, 1], and 0 unless `within` is 'label', got "
+                f"{self.label_balance} with `within` {self.within!r}."
+            )
         if self.scope not in ("global", "layer"):
             raise ValueError(f"`scope` must be 'global' or 'layer', got {self.scope!r}.")
         if not isinstance(self.preserve_norm, bool):
@@ -210,6 +221,7 @@ class NormCap:
         """Return the factors, the code that each group was compared with, and the averages."""
         xp = namespace(norms)
         averages, comparable, plan = state.update_(norms, batch_counts, present, self.smoothing)
+        is_usable = comparable.any()  # not so after a norm that is not finite
         if self.reference == "smallest_norm":
             comparable = comparable & plan.eligible  # (K, K)
             key = xp.where(comparable, averages[..., None, :], plan.resort)  # also (L, K, K)
@@ -223,7 +235,7 @@ class NormCap:
         capped = (factors < 1) & (reference != group)
         factors = xp.where(capped, factors.clip(self._floor(plan, reference)), 1.0)
         if self.within == "label":
-            factors = self._keep_label_shares(factors, plan.rows)
+            factors = xp.where(is_usable, self._share_out(factors, plan), 1.0)
             if self.smoothing == 0:
                 factors = xp.where(present, factors, 1.0)
         return factors, reference, averages
@@ -236,12 +248,18 @@ class NormCap:
             return (plan.counts[reference] / plan.votes).clip(0.0, 1.0)
         return plan.floor
 
-    def _keep_label_shares(self, factors: Array, rows: Array) -> Array:
-        """Return factors scaled so that each stratum keeps its share of the weighted rows."""
+    def _share_out(self, factors: Array, plan: Plan) -> Array:
+        """Return factors scaled so that each label has its share of the weighted rows."""
         # A stratum without rows yet: 0 / 0 becomes 1.
         eps = namespace(factors).finfo(factors.dtype).eps
-        kept = (factors[..., None, :] * rows).sum(-1)  # like factors
-        scale = (rows.sum(-1) + eps) / (kept + eps)
+        kept = (factors[..., None, :] * plan.rows).sum(-1)  # like factors
+        of_label = plan.rows.sum(-1)  # (K,)
+        scale = (of_label + eps) / (kept + eps)
+        if self.label_balance:
+            # Over the largest, so that a single label weighs exactly 1.
+            weights = (of_label.clip(1.0) / of_label.max().clip(1.0)) ** -self.label_balance  # (K,)
+            total, weighted = plan.counts.sum(), (weights * plan.counts).sum()
+            scale = scale * weights * ((total + eps) / (weighted + eps))
         return (factors * scale).clip(0.0, self.max_factor)
 
     @property

@@ -12,7 +12,7 @@ from fairclip.comparison._settings import Settings
 from fairclip.comparison._start import Codes, Start
 from fairclip.training import FairStep, TargetStep
 
-_WORDS = ("clip", "norm")
+_BALANCE = "balance"
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,22 @@ class FairArm:
         within: Literal["all", "label"],
         words: Sequence[str],
     ) -> Self:
-        """Return a cap; the word ``clip`` adds the clip, ``norm`` sets ``preserve_norm``.
+        """Return a cap.
+
+        The word ``clip`` adds the clip, ``norm`` sets ``preserve_norm``, and ``balance0.5`` sets
+        ``label_balance``.
 
         Raises:
-            ValueError: If there is another word, or the ratio is not positive.
+            ValueError: If there is another word, or the cap is none.
         """
-        if not set(words) <= set(_WORDS):
-            raise ValueError(f"behind a + stands one of {', '.join(_WORDS)}.")
         cap = settings.cap(max_ratio, within)
-        if "norm" in words:
-            cap = replace(cap, preserve_norm=True)
+        for word in words:
+            if word == "norm":
+                cap = replace(cap, preserve_norm=True)
+            elif word.startswith(_BALANCE):
+                cap = replace(cap, label_balance=float(word.removeprefix(_BALANCE)))
+            elif word != "clip":
+                raise ValueError(f"behind a + stands clip, norm or {_BALANCE}0.5.")
         return cls(name, cap, clip="clip" in words)
 
     @classmethod
@@ -73,6 +79,8 @@ class FairArm:
         of_whom = "of its label" if self.cap.within == "label" else "of all"
         floor = "" if self.cap.floor else ", by each single batch and without a floor"
         share = ", and each label keeps its share" if self.cap.within == "label" else ""
+        if self.cap.label_balance:
+            share = f", and a label's share is its rows to the power {1 - self.cap.label_balance:g}"
         length = " The update keeps its length." if self.cap.preserve_norm else ""
         return (
             f"a cap: no group's gradient is longer than {self.cap.max_ratio:g} times that of the "

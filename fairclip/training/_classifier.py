@@ -38,7 +38,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
     ``set_output(transform="pandas")``).
 
     Args:
-        max_ratio: This field and the next eight are those of `NormCap`. inf measures only.
+        max_ratio: This field and the next nine are those of `NormCap`. inf measures only.
         reference: See `NormCap`.
         within: See `NormCap`; "label" needs cells.
         smoothing: See `NormCap`.
@@ -47,6 +47,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         scope: See `NormCap`.
         min_reference_rows: See `NormCap`.
         max_factor: See `NormCap`.
+        label_balance: See `NormCap`.
         groups: What the cap bounds: "cells", or "sensitive" for the levels of the sensitive
             features alone, whatever the class.
         clip: A mode of `fairclip.clipping` on top of the cap. None: no clip.
@@ -129,6 +130,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         scope: Literal["global", "layer"] = "global",
         min_reference_rows: int = 30,
         max_factor: float = 10.0,
+        label_balance: float = 0.0,
         groups: Literal["cells", "sensitive"] = "cells",
         clip: Mode | None = None,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
@@ -169,6 +171,7 @@ class FairClipClassifier(ClassifierMixin, FairClipEstimator):  # type: ignore[mi
         )
         self.within = within
         self.max_factor = max_factor
+        self.label_balance = label_balance
         self.groups = groups
         self.class_weight = class_weight
 

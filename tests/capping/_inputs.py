@@ -41,6 +41,7 @@ CAPS = {
     "within label, smallest norm": NormCap(
         max_ratio=0.3, within="label", reference="smallest_norm", max_factor=1.5
     ),
+    "within label, balanced": NormCap(max_ratio=1.0, within="label", label_balance=0.5),
 }
 
 

@@ -54,6 +54,15 @@ class SlowCap:
             return reference
         return () if isinstance(reference, str) else (reference,)
 
+    def label_weight(self, of_label: int) -> float:
+        b = self.cap.label_balance
+        labels = [
+            sum(n for n, s in zip(self.counts, self.strata, strict=True) if s == stratum)
+            for stratum in set(self.strata)
+        ]
+        total: float = sum(self.counts) / sum(n * max(n, 1) ** -b for n in labels)
+        return float(max(of_label, 1) ** -b * total)
+
     def cap_stratum(
         self, row: list[float], lengths: dict[int, float], members: list[int], present: list[int]
     ) -> None:
@@ -82,7 +91,10 @@ class SlowCap:
                 row[k] = min(1.0, max(floor, limit / lengths[k]))
         if cap.within == "label":
             kept = sum(row[k] * n[k] for k in members)
-            scale = sum(n[k] for k in members) / kept if kept else 1.0
+            of_label = sum(n[k] for k in members)
+            scale = of_label / kept if kept else 1.0
+            if cap.label_balance and sum(n):
+                scale *= self.label_weight(of_label)
             for k in members:
                 row[k] = min(scale * row[k], cap.max_factor)
                 if cap.smoothing == 0 and k not in present:

@@ -53,7 +53,7 @@ def test_bank(name: str, counts: str, norms: str, dtype: torch.dtype) -> None:
         factors = apply(cap, step, state)
         assert_like_norms(factors, step)
         assert_within_bounds(factors, cap)
-    if norms == "all zero" or counts == "one group":
+    if (norms == "all zero" and not cap.label_balance) or counts == "one group":
         assert (factors == 1).all()
 
 
@@ -175,6 +175,18 @@ def test_worked_by_hand_within_label() -> None:
     factors = apply(cap, batch([4.0, 1.0, 2.0, 5.0]), state)
     expected = [0.8, 1.6, 20 / 17, 16 / 17]
     torch.testing.assert_close(factors, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_worked_by_hand_label_balance() -> None:
+    # As within the label; label 0 has 1600 of 2000 rows and label 1 has 400. With a half the shares
+    # are as 40 to 20, hence times 5/6 and 5/3; with 1 they are equal, times 5/8 and 5/2.
+    counts, norms = [1200, 400, 100, 300], batch([4.0, 1.0, 2.0, 5.0])
+    for balance, scales in ((0.0, (1.0, 1.0)), (0.5, (5 / 6, 5 / 3)), (1.0, (5 / 8, 5 / 2))):
+        cap = NormCap(within="label", label_balance=balance)
+        factors = apply(cap, norms, cap.init(counts, strata=[0, 0, 1, 1]))
+        kept = [0.8, 1.6, 1 / 0.85, 0.8 / 0.85]
+        expected = [f * scales[k // 2] for k, f in enumerate(kept)]
+        torch.testing.assert_close(factors, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_worked_by_hand_smoothing() -> None:

@@ -1,6 +1,7 @@
 """The cap against the rule in plain Python, on random sequences with absences."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,15 @@ from tests.capping._inputs import COUNTS, batches, strata
 from tests.capping._oracle import SlowCap
 from tests.capping._properties import apply
 
+
+def make_cap(label_balance: float, **fields: Any) -> NormCap:
+    balance = label_balance if fields["within"] == "label" else 0.0
+    return NormCap(label_balance=balance, **fields)
+
+
 caps = st.builds(
-    NormCap,
+    make_cap,
+    label_balance=st.sampled_from([0.0, 0.5, 1.0]),
     max_ratio=st.sampled_from([0.1, 0.7, 1.0, 2.0, 4.0]),
     reference=st.sampled_from(["minority", "smallest_norm", "code"]),
     within=st.sampled_from(["all", "label"]),

@@ -26,9 +26,10 @@ def test_exactly_the_named_arms_are_trained_beside_the_baseline(tmp_path: Path) 
 
 def test_a_name_says_all_of_a_cap() -> None:
     settings = Settings(smoothing=0.5)
-    arm = make_arm("fair_cap_label@0.5+norm+clip", settings)
+    arm = make_arm("fair_cap_label@0.5+norm+clip+balance0.25", settings)
     assert isinstance(arm, FairArm)
     assert (arm.cap.max_ratio, arm.cap.within, arm.cap.preserve_norm) == (0.5, "label", True)
+    assert arm.cap.label_balance == 0.25
     assert arm.clip
     assert arm.cap.smoothing == 0.5
     plain = make_arm("fair_cap@2", settings)
@@ -50,7 +51,9 @@ def test_every_arm_says_what_it_is() -> None:
         ("fair_cap@two", "could not convert string to float"),
         ("fair_cap@nan", "the value in it must be finite, got nan"),
         ("fair_cap@-1", "`max_ratio` must be positive"),
-        ("fair_cap@2+clap", "behind a + stands one of clip, norm"),
+        ("fair_cap@2+clap", "behind a + stands clip, norm or balance0.5"),
+        ("fair_cap_label@2+balance", "could not convert string to float"),
+        ("fair_cap@2+balance0.5", "`label_balance` must be in [0, 1], and 0 unless `within`"),
         ("reweight@1+norm", "there are unclipped, clip_norm"),
         ("torchjd:UPGrad@1+norm", "there are unclipped, clip_norm"),
         ("cut@1", "the cut must be between 0 and 1, got 1"),
