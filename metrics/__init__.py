@@ -44,6 +44,7 @@ from ._report import (
     neutralise_formulas,
     read_thresholds,
     report_schema,
+    responsible_use,
     restore_formulas,
 )
 from ._seeds import over_seeds
@@ -85,6 +86,7 @@ __all__ = [
     "read_table",
     "read_thresholds",
     "report_schema",
+    "responsible_use",
     "restore_formulas",
     "summary",
     "to_svg",

@@ -108,11 +108,12 @@ class Audit:
     def suppress(self, below: int) -> "Audit":
         """Return the audit without what gives small cells away.
 
-        Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
-        groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
-        any group is hidden, and the curves of the score in any case. What is hidden is NaN. What
-        all hidden rows have in common can still be read off the figures of all rows: that all of
-        them were predicted 1, say; and who knows this rule can sometimes exclude all but one count.
+        Hidden are groups with a (group, label) cell of fewer rows than ``below``, the smallest
+        other groups until the hidden rows cannot be worked out from the totals, gaps and worst
+        groups if any group is hidden, and the curves of the score in any case. What is hidden is
+        NaN. What all hidden rows have in common can still be read off the figures of all rows: that
+        all of them were predicted 1, say; and who knows this rule can sometimes exclude all but one
+        count.
 
         Args:
             below: Rows, 0 or more.
@@ -121,8 +122,8 @@ class Audit:
             A copy.
 
         Raises:
-            ValueError: If `below` is negative, small cells are hidden already, or the totals alone
-                give each group's rows away.
+            ValueError: If ``below`` is negative, small cells are hidden already, or the totals
+                alone give each group's rows away.
         """
         from ._suppress import suppress
 
@@ -151,7 +152,7 @@ class Audit:
             The path of each file, by its name.
 
         Raises:
-            ValueError: If a format is unknown, `suppress_below` is negative, or the thresholds
+            ValueError: If a format is unknown, ``suppress_below`` is negative, or the thresholds
                 cannot be read.
         """
         from ._report._audit_page import audit_report

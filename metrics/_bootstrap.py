@@ -78,7 +78,7 @@ def percentile(
 ) -> Interval:
     r"""Return the expanded percentile interval of estimates (...) from replicates (n_boot, ...).
 
-    .. math:: \text{tail} = \Phi\big(-\sqrt{n / (n - 1)} \; t_{(1 + c) / 2, \, n - 1}\big)
+    .. math:: \text{tail} = \Phi\bigl(-\sqrt{n / (n - 1)} \; t_{(1 + c) / 2, \, n - 1}\bigr)
 
     Undefined replicates are left out if they are 5 % at most. NaN bounds where they are more, with
     fewer than two rows, and where nothing varies. The bounds hold the estimate.

@@ -88,12 +88,13 @@ def check(
         fail_under: The least that a figure may be, by its name: one of ``audit.overall``, of
             ``audit.worst``, of ``audit.gaps``, or one of a group, as ``"tpr[sex=female]"``.
         fail_over: The most that a figure may be, by its name.
-        use_bounds: Compare the end of the figure's interval instead: the lower one in `fail_under`,
-            the upper one in `fail_over`. The check then fails unless the rows are enough to tell
-            that the figure is not beyond its threshold, and where they are too few for a bound.
+        use_bounds: Compare the end of the figure's interval instead: the lower one in
+            ``fail_under``, the upper one in ``fail_over``. The check then fails unless the
+            rows are enough to tell that the figure is not beyond its threshold, and where they are
+            too few for a bound.
 
     Returns:
-        A `Check` for each threshold, those of `fail_under` first; ``check.failed`` tells, and
+        A `Check` for each threshold, those of ``fail_under`` first; ``check.failed`` tells, and
         ``str(check)`` is a line to print.
 
     Raises:

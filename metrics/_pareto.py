@@ -11,14 +11,14 @@ def pareto_front(
 ) -> "pd.Series[bool]":
     r"""Mark the rows that no other row dominates: at least as high everywhere, higher somewhere.
 
-    Equal rows are all in the front. A row with NaN in `columns` is not in it and dominates none.
+    Equal rows are all in the front. A row with NaN in ``columns`` is not in it and dominates none.
 
     Args:
         frame: One row an arm.
         columns: What is compared, larger is better.
 
     Returns:
-        True for the front, indexed as `frame`.
+        True for the front, indexed as ``frame``.
 
     Raises:
         KeyError: If a column is missing.

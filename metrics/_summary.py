@@ -21,7 +21,7 @@ def summary(y_true: Any, y_pred: Any, *, sensitive_features: Any, y_score: Any =
     .. math::
         \text{worst cell accuracy} = \min_{g, y} \Pr(\hat y = y \mid g, y), \qquad
         \text{equalized odds difference} =
-        \max_y \big( \max_g - \min_g \big) \Pr(\hat y = 1 \mid g, y)
+        \max_y \bigl( \max_g - \min_g \bigr) \Pr(\hat y = 1 \mid g, y)
 
     What is undefined is NaN: ``auc`` without scores, ``balanced_accuracy`` and ``auc`` with one
     label only, a gap where a group lacks the rows that it is about. Worst group and worst cell are
@@ -35,10 +35,10 @@ def summary(y_true: Any, y_pred: Any, *, sensitive_features: Any, y_score: Any =
         y_score: Scores as in `audit`; None leaves ``auc`` NaN.
 
     Returns:
-        Of two labels shares in [0, 1]: ``accuracy``, ``balanced_accuracy``, ``auc``,
-        ``selection_rate``, ``worst_group_accuracy``, ``worst_cell_accuracy``; gaps in [0, 1],
-        0 = none: ``equalized_odds_difference``, ``demographic_parity_difference``; names:
-        ``worst_group``, ``worst_cell``; the rows of that cell: ``worst_cell_n``. Several labels
+        Figures by name. Of two labels, as shares in [0, 1], ``accuracy``, ``balanced_accuracy``,
+        ``auc``, ``selection_rate``, ``worst_group_accuracy``, ``worst_cell_accuracy``; gaps in
+        [0, 1], 0 = none, ``equalized_odds_difference``, ``demographic_parity_difference``; names,
+        ``worst_group``, ``worst_cell``; the rows of that cell, ``worst_cell_n``. Several labels
         have no ``selection_rate``. Numbers have ``mae``, ``rmse``, ``bias``, ``r2``,
         ``worst_group_mae``, ``worst_group``, ``mae_difference`` and ``bias_difference``.
 

@@ -55,11 +55,12 @@ class Tradeoff:
     def suppress(self, below: int) -> "Tradeoff":
         """Return the comparison without what gives small cells away.
 
-        Hidden are groups with a (group, label) cell of fewer rows than `below`, the smallest other
-        groups until the hidden rows cannot be worked out from the totals, gaps and worst groups if
-        any group is hidden, and the curves of the score in any case. What is hidden is NaN. What
-        all hidden rows have in common can still be read off the figures of all rows: that all of
-        them were predicted 1, say; and who knows this rule can sometimes exclude all but one count.
+        Hidden are groups with a (group, label) cell of fewer rows than ``below``, the smallest
+        other groups until the hidden rows cannot be worked out from the totals, gaps and worst
+        groups if any group is hidden, and the curves of the score in any case. What is hidden is
+        NaN. What all hidden rows have in common can still be read off the figures of all rows: that
+        all of them were predicted 1, say; and who knows this rule can sometimes exclude all but one
+        count.
 
         Args:
             below: Rows, 0 or more.
@@ -68,8 +69,8 @@ class Tradeoff:
             A copy.
 
         Raises:
-            ValueError: If `below` is negative, small cells are hidden already, or the totals alone
-                give each group's rows away.
+            ValueError: If ``below`` is negative, small cells are hidden already, or the totals
+                alone give each group's rows away.
         """
         from ._suppress import suppress_tradeoff
 
@@ -98,7 +99,7 @@ class Tradeoff:
             The path of each file, by its name.
 
         Raises:
-            ValueError: If a format is unknown, `suppress_below` is negative, or the thresholds
+            ValueError: If a format is unknown, ``suppress_below`` is negative, or the thresholds
                 cannot be read.
         """
         from ._report._model_card import model_card

@@ -237,7 +237,7 @@ class FairClipper:
             groups: Like the losses, as in `watch`.
 
         Returns:
-            The losses: the same values, as a view.
+            The losses as they are, as a view.
 
         Raises:
             TypeError: If the codes are not integers.

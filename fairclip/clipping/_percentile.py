@@ -13,7 +13,7 @@ from fairclip.clipping._adaptive import Adaptive, Memory
 class Percentile(Adaptive):
     r"""Rescale gradients to a percentile of the norms of the last steps.
 
-    .. math:: c_t = P_q\big(\lVert g_{t-w+1} \rVert, \dots, \lVert g_t \rVert\big)
+    .. math:: c_t = P_q\bigl(\lVert g_{t-w+1} \rVert, \ldots, \lVert g_t \rVert\bigr)
 
     with linear interpolation, and then :math:`g \leftarrow g \min(1, c_t / \lVert g \rVert)`. The
     first step has its own norm as threshold, and stays as it is. About ``100 - q`` in 100 steps are

@@ -61,7 +61,7 @@ def format_change(row: Mapping[Any, Any], metric: str) -> str:
     """Return a change against the baseline with half its interval; one seed has no interval.
 
     Args:
-        row: Of :attr:`Results.tradeoff` or :attr:`Results.by_group`, by column.
+        row: Of ``Results.tradeoff`` or ``Results.by_group``, by column.
         metric: The M of its columns.
     """
     change, low, high = (row[f"{metric}_change{end}"] for end in ("", "_low", "_high"))
@@ -75,7 +75,7 @@ def format_worst_cell(row: Mapping[Any, Any], seeds: int) -> str:
     """Return the worst cell's name, its rows and in how many of the ``seeds`` it is the worst.
 
     Args:
-        row: Of :attr:`Results.tradeoff`.
+        row: Of ``Results.tradeoff``.
         seeds: Of the run.
     """
     return (

@@ -27,7 +27,7 @@ def clip_grad_(
     Args:
         clipper: Of the model, prepared or not; one that the accelerator compiles needs
             `FairClipper.weigh` in the place of ``watch``.
-        accelerator: The `accelerate.Accelerator` that prepared the model.
+        accelerator: The ``accelerate.Accelerator`` that prepared the model.
         optimizer: Prepared or not; a list of all of the model's where there are several.
 
     Returns:

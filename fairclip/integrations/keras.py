@@ -10,8 +10,9 @@ Keras' optimizers     TensorFlow                           here
 ``global_clipnorm=c`` ``tf.clip_by_global_norm(grads, c)`` ``Norm(max_norm=c)``
 ===================== ==================================== ====================================
 
-What they divide by the norm, `Norm` divides by the norm plus 1e-6, as torch does. An optimizer that
-clips by itself goes on doing so, after the cap; only what `FairClipper` clips is in its records.
+What they divide by the norm, `fairclip.clipping.Norm` divides by the norm plus 1e-6, as torch does.
+An optimizer that clips by itself goes on doing so, after the cap; only what `FairClipper` clips is
+in its records.
 """
 
 from collections.abc import Iterator, Mapping

@@ -19,15 +19,15 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
 
     - Automatic optimization: every training batch is watched with the groups in it, those of one
       accumulation together, and ``clip_grad_`` comes before the optimizer's step.
-      `training_step` takes the groups out of the batch: ``inputs, targets, _ = batch``. Gradients
+      ``training_step`` takes the groups out of the batch: ``inputs, targets, _ = batch``. Gradients
       are zeroed before the forward pass already. It may return None, except after other batches
       of the same accumulation. Optimizers that call it again in one step, as L-BFGS does, are
       refused.
     - Manual optimization: open ``with clipper.watch(groups):`` around each forward and
-      `manual_backward`, as in a plain loop; ``clip_grad_`` comes in ``optimizer.step()``, with
+      ``manual_backward``, as in a plain loop; ``clip_grad_`` comes in ``optimizer.step()``, with
       L-BFGS too. Of several optimizers of the clipper's model, the first that steps after a
       backward pass caps the gradients of all; in 16-mixed the model must have one optimizer.
-    - Lagged factors: with ``groups=None`` it opens no window, and `training_step` gives
+    - Lagged factors: with ``groups=None`` it opens no window, and ``training_step`` gives
       ``clipper.weigh(losses, groups).mean()`` to the backward pass.
 
     ``Trainer(gradient_clip_val=...)`` clips after the cap, and is not in the trace; a clip of the
@@ -41,7 +41,7 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
 
     Put it first in ``callbacks``: it takes what an earlier one adds to a gradient in
     ``on_after_backward`` for a part of the largest group's, and a later one sees in
-    ``on_before_optimizer_step`` what the optimizer will. Lightning's `Tuner` takes all callbacks
+    ``on_before_optimizer_step`` what the optimizer will. Lightning's ``Tuner`` takes all callbacks
     off while it looks for a learning rate or a batch size, so there nothing is capped.
 
     Checkpoints hold the clipper's state and restore it; in the middle of an accumulation that of
@@ -51,7 +51,7 @@ class FairClipCallback(Callback):  # type: ignore[misc]  # it has no types
         clipper: Over the LightningModule, or the part of it that is to be capped.
         groups: Where the codes are in a batch: a place in a tuple or list, or a key of a mapping,
             where any place means "groups". What is there is taken for codes: see that it is not the
-            targets. None: `training_step` weighs its losses.
+            targets. None: ``training_step`` weighs its losses.
 
     Raises:
         ValueError: In training, if a batch has no groups, or if a clip is given to both the clipper

@@ -91,7 +91,7 @@ class StepRecord:
 
     @property
     def share(self) -> Tensor:
-        """(K,) share of each group in the update: its projection on it.
+        """Share (K,) of each group in the update, its projection on it.
 
         With that of the unknown rows they sum to 1.
         """

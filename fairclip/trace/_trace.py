@@ -129,7 +129,7 @@ class Trace:
             log.finish()
 
     def follow(self, optimizer: object) -> None:
-        """Keep the steps of this optimizer; `attach` calls it.
+        """Keep the steps of this optimizer; ``attach`` calls it.
 
         Raises:
             ValueError: If the steps of another one are kept here: they would be mixed.

@@ -20,7 +20,7 @@ def plot_stages(frame: pd.DataFrame, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         frame: One row an arm, named by the index; one column a stage, shares of the steps in
-            [0, 1]. From `fairclip.advise(trace).stages`: the column ``acted`` where the scope is
+            [0, 1]. From ``fairclip.advise(trace).stages``: the column ``acted`` where the scope is
             "all", stages across.
         ax: Where to draw; None makes a figure.
 

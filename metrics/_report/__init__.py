@@ -6,6 +6,7 @@ from ._format import format_number
 from ._json import report_schema
 from ._model_card import model_card
 from ._parts import Notes, Picture, Section, Table
+from ._responsible_use import responsible_use
 from ._thresholds import read_thresholds
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "neutralise_formulas",
     "read_thresholds",
     "report_schema",
+    "responsible_use",
     "restore_formulas",
 ]

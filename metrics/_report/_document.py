@@ -1,7 +1,7 @@
 """The one container that every page is made of, and its four formats."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from ._csv import csv_text
 from ._json import OWN_KEYS, json_text
 from ._markdown import markdown_text
 from ._parts import Picture, Section, Table
+from ._responsible_use import before_you_act
 
 _FORMATS = ("html", "md", "json", "csv")
 
@@ -18,6 +19,8 @@ class Report:
     """A page that can be saved as HTML, Markdown, JSON and CSV.
 
     All text is escaped in each format. The HTML is one file without scripts that loads nothing.
+    HTML and Markdown end with what to think of before a report is acted upon
+    (`responsible_use`).
 
     Args:
         title: A few words.
@@ -29,7 +32,7 @@ class Report:
         markdown_files: Further files for the format md: their text by their name.
 
     Raises:
-        ValueError: If two tables have one name, or `data` has a key of the JSON file's own.
+        ValueError: If two tables have one name, or ``data`` has a key of the JSON file's own.
 
     Example:
         >>> import tempfile
@@ -83,10 +86,11 @@ class Report:
         if unknown := set(formats) - set(_FORMATS):
             raise ValueError(f"`formats` must be of {_FORMATS}, got {sorted(unknown)}.")
         texts: dict[str, str] = {}
+        page = replace(self, sections=(*self.sections, before_you_act()))
         if "html" in formats:
-            texts[f"{stem}.html"] = self._html()
+            texts[f"{stem}.html"] = page._html()
         if "md" in formats:
-            texts |= {f"{stem}.md": markdown_text(self), **self.markdown_files}
+            texts |= {f"{stem}.md": markdown_text(page), **self.markdown_files}
         if "json" in formats:
             texts[f"{stem}.json"] = json_text(self)
         if "csv" in formats:

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from ._format import flat, grid, shown, shown_sentence
 from ._parts import Picture, Section, Table
+from ._responsible_use import read
 
 if TYPE_CHECKING:
     from ._document import Report
@@ -39,7 +40,8 @@ def html_text(report: "Report") -> str:
         "svg": svg,
     }
     style = Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html.jinja").render(report=report, style=style)
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=report, style=style, responsible_use=read())
 
 
 def paper(section: Section) -> str:

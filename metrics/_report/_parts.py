@@ -19,7 +19,7 @@ class Table:
         name: File name of the CSV, without ending; "" writes none.
 
     Raises:
-        ValueError: If `name` has other characters than letters, digits, ``_`` and ``-``.
+        ValueError: If ``name`` has other characters than letters, digits, ``_`` and ``-``.
 
     Example:
         >>> import pandas as pd

@@ -1,0 +1,91 @@
+"""The site: docstrings, the pages beside this file, and the notebooks."""
+
+import shutil
+import sys
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from fairclip.metrics import responsible_use
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "fairclip"
+author = "the fairclip authors"
+project_copyright = ""
+version = release = version_of("fairclip")
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "myst_nb",
+    "mathml",
+    "public_names",
+]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+nitpicky = True  # of our own names; other projects are not fetched to link to them
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|pd|pandas|pathlib|lightning|transformers|keras|skorch|sklearn)\..*"),
+    ("py:.*", r"fairclip\..*\b_\w+\..*"),  # private classes, as types of attributes
+]
+
+# Docstrings name other objects in single backticks. What is not on the site stays plain text.
+default_role = "py:obj"
+autodoc_typehints = "none"  # signatures name the arguments, docstrings their units and meaning
+autodoc_member_order = "bysource"
+autodoc_default_options = {
+    "members": True,
+    # scikit-learn writes these methods, and refers to its own site.
+    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Shape", "Source"]
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# The notebooks run while the site is built, in folders of their own; what has not changed is not
+# run again. Sphinx reads below its own folder only, so they are copied there.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / ".notebooks")
+nb_execution_in_temp = True
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # nothing is loaded from elsewhere
+
+html_theme = "furo"
+html_title = f"fairclip {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_copyright = False
+html_theme_options = {"navigation_with_keys": False}
+
+
+def copy_notebooks() -> None:
+    """Copy the notebooks that have changed, and take away copies of those that are gone."""
+    copies = HERE / "notebooks"
+    copies.mkdir(exist_ok=True)
+    originals = {path.name: path for path in (HERE.parent / "notebooks").glob("*.ipynb")}
+    for copy in copies.glob("*.ipynb"):
+        if copy.name not in originals:
+            copy.unlink()
+    for name, path in originals.items():
+        copy = copies / name
+        if not copy.exists() or copy.read_bytes() != path.read_bytes():
+            shutil.copyfile(path, copy)
+
+
+def write_responsible_use() -> None:
+    """Write the page that is also in every report, from the package's own text."""
+    page = HERE / "responsible_use.md"
+    if not page.exists() or page.read_text(encoding="utf-8") != responsible_use():
+        page.write_text(responsible_use(), encoding="utf-8")
+
+
+copy_notebooks()
+write_responsible_use()
