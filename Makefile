@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 DEMO := runs/demo
 
-.PHONY: demo test check format clean
+.PHONY: demo test docs check format clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,10 @@ demo: .venv/core
 test: .venv/dev .venv/chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+# Executes the notebooks that have changed. Nothing is fetched: no fonts, no scripts, no inventories.
+docs: .venv/dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going docs docs/_build/html
+
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +46,4 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info docs/_build docs/notebooks docs/responsible_use.md

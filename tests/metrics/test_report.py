@@ -18,6 +18,7 @@ from fairclip.metrics import (
     audit,
     neutralise_formulas,
     plot_changes,
+    responsible_use,
     to_svg,
     tradeoff,
 )
@@ -64,6 +65,13 @@ def _read(path: Path) -> _Page:
 def _page_of(folder: Path, *body: str | Notes | Table | Picture) -> str:
     report = Report("t", "l", (Section("s", body),), {})
     return report.save(folder, ("html",))["report.html"].read_text(encoding="utf-8")
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a Markdown report up to what ends every report."""
+    body, end, _ = path.read_text(encoding="utf-8").partition("\n\n## Before you act on this\n")
+    assert end
+    return body.splitlines()
 
 
 def _hostile_report() -> Report:
@@ -186,7 +194,7 @@ def test_neutralising_keeps_numbers_and_the_input() -> None:
 def test_how_cells_are_printed(tmp_path: Path, value: Any, shown: str) -> None:
     frame = pd.DataFrame({"x": pd.Series([value], dtype=object)})
     Report("t", "l", (Section("s", (Table(frame, "c"),)),), {}).save(tmp_path, ("md",))
-    assert (tmp_path / "report.md").read_text().splitlines()[-1] == f"| {shown} |"
+    assert _lines(tmp_path / "report.md")[-1] == f"| {shown} |"
 
 
 def test_json_holds_no_nan(tmp_path: Path) -> None:
@@ -206,6 +214,7 @@ def test_a_picture_has_its_table_under_it(tmp_path: Path) -> None:
         "svg",
         "details",
         "table",
+        "details",  # the page on responsible use
     ]
     assert "| 0.125 |" in (tmp_path / "report.md").read_text()
 
@@ -245,6 +254,20 @@ def test_sentences_of_a_list_stand_in_every_format(tmp_path: Path) -> None:
     assert sections == [{"heading": "s", "sentences": ["Alone.", "First & last.", "_Second_."]}]
 
 
+def test_a_report_ends_with_what_to_think_of_before_acting(tmp_path: Path) -> None:
+    Report("t", "l", (), {}).save(tmp_path, ("html", "md"))
+    html, text = _read(tmp_path / "report.html"), (tmp_path / "report.md").read_text("utf-8")
+    whole = responsible_use()
+    for line in re.findall(r"^- (.*)$", whole.partition("\n## ")[0], flags=re.MULTILINE):
+        assert f"\n- {line}\n" in text
+        assert line in html.text
+    said = re.findall(r"^## (.*)$|\]\((.*?)\)", whole, flags=re.MULTILINE)
+    assert len(said) > 20
+    assert all((heading or url) in html.text for heading, url in said)
+    assert "responsible-use" in html.ids
+    assert "responsible-use" in html.references
+
+
 def test_names_from_right_to_left_do_not_turn_a_sentence(tmp_path: Path) -> None:
     text = _page_of(tmp_path, f"{HEBREW}: 0.25, {HEBREW[:3]} {HEBREW[:3]}=<0.5")
     word = HEBREW[:3]
@@ -280,7 +303,7 @@ def test_what_turns_or_hides_text_is_shown_as_such(tmp_path: Path) -> None:
 )
 def test_markdown_of_a_sentence_is_the_sentence(tmp_path: Path, text: str, escaped: str) -> None:
     Report("t", "l", (Section("s", (text,)),), {}).save(tmp_path, ("md",))
-    assert (tmp_path / "report.md").read_text().splitlines()[-1] == escaped
+    assert _lines(tmp_path / "report.md")[-1] == escaped
 
 
 def test_long_names_are_cut_and_can_be_told_apart(tmp_path: Path) -> None:
@@ -340,7 +363,7 @@ def test_long_tables_are_closed_and_say_where_they_are_whole(tmp_path: Path) -> 
         Picture("<svg></svg>", "Few.", long[:25]),
     )
     summaries = re.findall(r"<details( open)?><summary>(.*?)</summary>", text)
-    assert [opened for opened, _ in summaries] == ["", "", " open"]
+    assert [opened for opened, _ in summaries] == ["", "", " open", ""]
     assert summaries[0][1].startswith("Long. (500 rows)")
     assert "see long.csv or the JSON file" in summaries[0][1]
     assert "see the JSON file" in summaries[1][1]
@@ -352,7 +375,7 @@ def test_tables_without_end_are_cut_in_the_page_alone(tmp_path: Path) -> None:
     html = files["report.html"].read_text(encoding="utf-8")
     assert html.count("<data ") == 10_000
     assert "2 more rows are in long.csv and the JSON file." in html
-    assert files["report.md"].read_text().splitlines()[-2:] == [
+    assert _lines(files["report.md"])[-2:] == [
         "",
         "2 more rows are in the JSON file.",
     ]
