@@ -33,10 +33,12 @@ nitpick_ignore_regex = [
 default_role = "py:obj"
 autodoc_typehints = "none"  # signatures name the arguments, docstrings their units and meaning
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_default_options = {
     "members": True,
     # scikit-learn writes these methods, and refers to its own site.
-    "exclude-members": "set_fit_request, set_partial_fit_request, set_score_request",
+    "exclude-members": "get_metadata_routing, set_fit_request, set_partial_fit_request, "
+    "set_score_request",
 }
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

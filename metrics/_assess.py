@@ -93,9 +93,9 @@ def audit(
             for numbers, two labels for binary, and more for multiclass.
         metrics: Further metrics: names of functions of ``fairlearn.metrics`` or
             ``sklearn.metrics``, or functions of your own by name. Called as
-            ``metric(y_true, y_pred)``, or with the scores where its second parameter is ``y_score`` or ``y_proba``; two labels are given
-            as 0 and 1 = favourable. What scikit-learn warns to be undefined is NaN. Intervals by a
-            bootstrap of 100 to 500 draws.
+            ``metric(y_true, y_pred)``, or with the scores where its second parameter is
+            ``y_score`` or ``y_proba``; two labels are given as 0 and 1 = favourable. What
+            scikit-learn warns to be undefined is NaN. Intervals by a bootstrap of 100 to 500 draws.
         favourable: Of two labels the one that counts as 1; None takes the greater one.
         reference: Name of the group that the others are compared with, as "sex=male"; None takes
             the one with the most rows.
