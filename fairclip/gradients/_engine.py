@@ -85,7 +85,7 @@ class GradientEngine:
         return next(iter(self._parameters.values())).device
 
     def watch(self, codes: Tensor) -> AbstractContextManager[None]:
-        """Measure the forward and backward pass inside; ``codes`` (B,) or (B, T) int64 on the CPU."""
+        """Measure the two passes inside; ``codes`` (B,) or (B, T) int64 on the CPU."""
         return _Window(self, codes)
 
     def open(self, codes: Tensor) -> BatchRows:
