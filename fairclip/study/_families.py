@@ -7,15 +7,17 @@ BASELINE = "unclipped"
 # For each family the values of its one knob; `exponentiated_gradient` trains some 25 networks for
 # each, so that costly settings have the second and the sixth alone.
 _RATIO = (4, 2, 1, 0.5)
+_BALANCED_RATIO = (2, 1)
+_BALANCE = (0.25, 0.5, 0.75)
 _GAP = (0, 0.01, 0.02, 0.05)
 _WORST_GAP = (0, 0.05, 0.1, 0.2)
 _POWER = (0.25, 0.5, 0.75, 1)
 _LABEL_POWER = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 _CUT = (0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8)
 _DRO_STEP = (0.001, 0.002, 0.005, 0.01, 0.025, 0.06, 0.13, 0.3)
-_FAIRBATCH_STEP = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-_FAIRGRAD_STEP = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
-_FAIRRET_STRENGTH = (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5)
+_FAIRBATCH_STEP = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+_FAIRGRAD_STEP = (0.00003, 0.0001, 0.0003, 0.001, 0.002, 0.005, 0.01, 0.02)
+_FAIRRET_STRENGTH = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 _PREFERENCE = (0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1)
 _EPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 _TOLERANCE = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
@@ -49,6 +51,16 @@ FAMILIES = (
     Family(
         "NormCap+norm",
         _grid("fair_cap", _RATIO, "+norm") + _grid("fair_cap_label", _RATIO, "+norm"),
+        ours=True,
+    ),
+    Family(
+        "NormCap+balance",
+        _grid("fair_cap_label", _BALANCED_RATIO)
+        + tuple(
+            arm
+            for balance in _BALANCE
+            for arm in _grid("fair_cap_label", _BALANCED_RATIO, f"+balance{balance}")
+        ),
         ours=True,
     ),
     Family(
@@ -88,4 +100,4 @@ def arms_of_study(*, costly: bool, smoke: bool) -> tuple[str, ...]:
         if costly and family is _EXPONENTIATED:
             own = () if smoke else own[1::4]
         arms += own[1:2] if smoke else own
-    return tuple(arms)
+    return tuple(dict.fromkeys(arms))  # a cap can be in two families
