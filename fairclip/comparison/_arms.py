@@ -27,8 +27,16 @@ Arm: TypeAlias = (
     TrainedArm | CutArm | ThresholdArm | ExponentiatedGradientArm | ThresholdOptimizerArm
 )
 
-# The value behind the @, None without one. Those that have no default raise without it.
-_Make: TypeAlias = Callable[[str, float | None], Arm]
+# Kinds of arms that can do without a value, and the one they have then.
+_DEFAULTS = {
+    "group_dro": 0.01,
+    "fairbatch": 0.01,
+    "fairgrad": 0.001,
+    "fairret": 0.02,
+    "exponentiated_gradient": 0.01,
+    "threshold_optimizer_tpr": 0.0,
+}
+_CAPS = ("fair_cap", "fair_cap_label")
 
 
 def make_arms(settings: Settings) -> tuple[Arm, ...]:
@@ -50,25 +58,25 @@ def make_arm(name: str, settings: Settings) -> Arm:
         ValueError: If there is none; the message lists those there are.
     """
     kind, at, value = name.partition("@")
-    value, *words = value.split("+") if at else ("",)
-    kinds = _kinds(settings, words)
+    value, *words = value.split("+")
+    fixed, scaled = _kinds(settings, words)
     try:
-        number = float(value) if at else None
-        if number is not None and not math.isfinite(number):
-            raise ValueError(f"the value in it must be finite, got {value}.")
-        if kind.startswith("torchjd:") and not words:
-            return torchjd_arm(name, kind, 0.0 if number is None else number)
-        if kind not in kinds or (words and kind not in _CAPS):
-            raise ValueError(
-                f"there are {', '.join([*kinds, 'torchjd:<aggregator>'])}; behind most of them "
-                "stands a value, as in fair_cap@2."
-            )
-        return kinds[kind](name, number)
+        if words and kind not in _CAPS:
+            raise ValueError(f"a + stands behind {' and '.join(_CAPS)} alone.")
+        if kind in fixed:
+            if at:
+                raise ValueError("it takes no value.")
+            return fixed[kind](name)
+        number = float(value) if at else _DEFAULTS.get(kind, math.nan)
+        if kind.startswith("torchjd:"):
+            return torchjd_arm(name, kind, number if at else 0.0)
+        if kind not in scaled:
+            raise ValueError(f"there are {', '.join([*fixed, *scaled, 'torchjd:<aggregator>'])}.")
+        if not math.isfinite(number):
+            raise ValueError("it needs a finite value, as in fair_cap@2.")
+        return scaled[kind](name, number)
     except ValueError as error:
         raise ValueError(f"There is no arm {name!r}: {error}") from error
-
-
-_CAPS = ("fair_cap", "fair_cap_label")
 
 
 def _main(settings: Settings) -> Sequence[str]:
@@ -88,42 +96,40 @@ def _main(settings: Settings) -> Sequence[str]:
     return [*arms, "threshold"]
 
 
-def _kinds(settings: Settings, words: Sequence[str]) -> Mapping[str, _Make]:
-    def cap(within: Literal["all", "label"]) -> _Make:
-        return lambda name, ratio: FairArm.capped(name, _needed(ratio), settings, within, words)
+def _kinds(
+    settings: Settings, words: Sequence[str]
+) -> tuple[Mapping[str, Callable[[str], Arm]], Mapping[str, Callable[[str, float], Arm]]]:
+    """Return the kinds of arms without a value, and those with one."""
 
-    return {
-        BASELINE: lambda name, _: FairArm.uncapped(name, settings),
-        "clip_norm": lambda name, _: FairArm.uncapped(name, settings, clip=True),
+    def cap(within: Literal["all", "label"]) -> Callable[[str, float], Arm]:
+        return lambda name, ratio: FairArm.capped(name, ratio, settings, within, words)
+
+    def target(goal: str) -> Callable[[str, float], Arm]:
+        return lambda name, gap: TargetArm(name, TargetCap(goal, gap=gap))
+
+    fixed: dict[str, Callable[[str], Arm]] = {
+        BASELINE: lambda name: FairArm.uncapped(name, settings),
+        "clip_norm": lambda name: FairArm.uncapped(name, settings, clip=True),
+        "threshold": ThresholdArm,
+        "threshold_optimizer": lambda name: ThresholdOptimizerArm(name, "equalized_odds"),
+    }
+    scaled: dict[str, Callable[[str, float], Arm]] = {
         "fair_cap": cap("all"),
         "fair_cap_label": cap("label"),
-        "fair_cap_step": lambda name, ratio: FairArm.per_step(name, _needed(ratio)),
-        "target_cap": lambda name, gap: TargetArm(
-            name, TargetCap("equalized_odds", gap=_needed(gap))
-        ),
-        "target_cap_worst": lambda name, gap: TargetArm(
-            name, TargetCap("worst_cell", gap=_needed(gap))
-        ),
-        "reweight": lambda name, p: WeightedArm(name, _needed(p)),
-        "reweight_within": lambda name, p: WeightedArm(name, _needed(p), within="label"),
-        "label_reweight": lambda name, p: WeightedArm(name, _needed(p), codes="labels"),
-        "group_dro": lambda name, eta: GroupDROArm(name, 0.01 if eta is None else eta),
-        "fairbatch": lambda name, alpha: FairBatchArm(name, _needed(alpha)),
-        "fairgrad": lambda name, eta: FairGradArm(name, _needed(eta)),
-        "fairret": lambda name, strength: FairretArm(name, _needed(strength)),
-        "cut": lambda name, cut: CutArm(name, _needed(cut)),
-        "threshold": lambda name, _: ThresholdArm(name),
-        "exponentiated_gradient": lambda name, eps: ExponentiatedGradientArm(
-            name, 0.01 if eps is None else eps
-        ),
-        "threshold_optimizer": lambda name, _: ThresholdOptimizerArm(name, "equalized_odds"),
+        "fair_cap_step": FairArm.per_step,
+        "target_cap": target("equalized_odds"),
+        "target_cap_worst": target("worst_cell"),
+        "reweight": WeightedArm,
+        "reweight_within": lambda name, p: WeightedArm(name, p, within="label"),
+        "label_reweight": lambda name, p: WeightedArm(name, p, codes="labels"),
+        "group_dro": GroupDROArm,
+        "fairbatch": FairBatchArm,
+        "fairgrad": FairGradArm,
+        "fairret": FairretArm,
+        "cut": CutArm,
+        "exponentiated_gradient": ExponentiatedGradientArm,
         "threshold_optimizer_tpr": lambda name, tol: ThresholdOptimizerArm(
             name, "true_positive_rate_parity", tol
         ),
     }
-
-
-def _needed(value: float | None) -> float:
-    if value is None:
-        raise ValueError("it needs a value, as in fair_cap@2.")
-    return value
+    return fixed, scaled

@@ -3,17 +3,19 @@
 import platform
 import shlex
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import Source
 
+_RIVALS = ("fairlearn", "fairret", "torchjd")
 _PACKAGES = ("fairclip", "torch", "numpy", "pandas", "scikit-learn", "scipy")
 
 
 def describe_environment(source: Source, settings: Settings) -> dict[str, Any]:
-    """Return data, seeds, device, threads, versions and the command line."""
+    """Return data, seeds, device, threads, versions and the command without its folder."""
     return {
         "data": {
             "name": source.name,
@@ -26,6 +28,14 @@ def describe_environment(source: Source, settings: Settings) -> dict[str, Any]:
         "threads": 1,
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in _PACKAGES},
+        "rivals": {package: _version(package) for package in _RIVALS},
         "platform": platform.platform(),
-        "command_line": shlex.join(sys.argv),
+        "command_line": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -240,6 +240,7 @@ def settings_section(
     """Show what a rerun would need."""
     values = [line.split(" = ", 1) for line in settings.to_toml().split("\n")[:-1]]
     rest = {"sha256 of the data": environment["data"]["sha256"], **environment["versions"]}
+    rest |= environment["rivals"]
     for name in ("seeds", "device", "threads", "platform", "command_line"):
         rest[name.replace("_", " ")] = str(environment[name])
     return Section(

@@ -47,19 +47,25 @@ def test_every_arm_says_what_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fair_cap", "it needs a value, as in fair_cap@2"),
+        ("fair_cap", "it needs a finite value, as in fair_cap@2"),
         ("fair_cap@two", "could not convert string to float"),
-        ("fair_cap@nan", "the value in it must be finite, got nan"),
+        ("fair_cap@nan", "it needs a finite value, as in fair_cap@2"),
         ("fair_cap@-1", "`max_ratio` must be positive"),
         ("fair_cap@2+clap", "behind a + stands clip, norm or balance0.5"),
         ("fair_cap_label@2+balance", "could not convert string to float"),
         ("fair_cap@2+balance0.5", "`label_balance` must be in [0, 1], and 0 unless `within`"),
-        ("reweight@1+norm", "there are unclipped, clip_norm"),
-        ("torchjd:UPGrad@1+norm", "there are unclipped, clip_norm"),
+        ("reweight@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
+        ("torchjd:UPGrad@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
+        ("torchjd:UPGrad@much", "could not convert string to float"),
+        ("unclipped@3", "it takes no value"),
+        ("threshold@0.3", "it takes no value"),
         ("cut@1", "the cut must be between 0 and 1, got 1"),
         ("exponentiated_gradient@0", "the bound must be positive, got 0"),
         ("threshold_optimizer_tpr@-1", "the tolerance must not be negative, got -1"),
-        ("best", "there are unclipped, clip_norm, fair_cap, fair_cap_label, fair_cap_step"),
+        (
+            "best",
+            "there are unclipped, clip_norm, threshold, threshold_optimizer, fair_cap, fair_cap_l",
+        ),
     ],
 )
 def test_other_names_are_refused(name: str, message: str) -> None:

@@ -118,7 +118,7 @@ def test_a_run_that_stopped_goes_on_with_the_same_figures(
 @pytest.mark.parametrize(
     ("rivals", "message"),
     [
-        ("exponentiated", "There is no arm 'exponentiated': there are unclipped, clip_norm, fair"),
+        ("exponentiated", "There is no arm 'exponentiated': there are unclipped, clip_norm, thre"),
         ("torchjd:Upgrade", "argument and keep no state of each group: torchjd:AlignedMTL, "),
         ("torchjd:CAGrad", "There is no arm 'torchjd:CAGrad'"),  # needs c
         ("torchjd:PCD", "There is no arm 'torchjd:PCD'"),  # a state for each row
