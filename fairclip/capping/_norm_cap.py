@@ -50,13 +50,18 @@ class NormCap:
             :math:`\min(1, n_\text{ref} / n_k)` by rows in the data: no group is held below the
             reference's number of votes.
         preserve_norm: Rescale the capped sum to the norm of the uncapped one (`FairClipper` does).
+            Near a point where the capped sum vanishes and the uncapped one does not, the steps
+            then keep their length, and training settles only as the learning rate falls.
         scope: ``"global"``, one norm per group; ``"layer"``, one per layer and group.
         min_reference_rows: Groups with fewer rows in the data are never a reference by rule, and
             those of a stratum share one floor as if they were one group.
-        max_factor: Largest factor with ``within="label"``, at least 1.
-        label_balance: With ``within="label"`` a second dial, between the labels: the share of label
-            y grows with :math:`n_y^{1 - b}`, its rows in the data, for b in [0, 1]. At 0 every
-            label keeps its share; at 1 all labels have equal shares. It knows no group.
+        max_factor: Largest factor with ``within="label"``, at least 1. The factors of a label are
+            limited together, so that their ratios stay; the label then falls short of its share.
+        label_balance: With ``within="label"`` and a finite ``max_ratio`` a second dial, between the
+            labels: the share of label y grows with :math:`n_y^{1 - b}`, its rows in the data, for b
+            in [0, 1]. At 0 every label keeps its share; at 1 all labels have equal shares, as far
+            as ``max_factor`` allows. It knows no group, and changes every step's factors: that a
+            cap acted says nothing then.
 
     Raises:
         ValueError: If a field is outside its range, or not one of its words.
@@ -109,10 +114,12 @@ class NormCap:
             raise ValueError(f"`floor` must be 'equal_vote' or a number, got {self.floor!r}.")
         if self.within not in ("all", "label"):
             raise ValueError(f"`within` must be 'all' or 'label', got {self.within!r}.")
-        if not 0 <= self.label_balance <= (self.within == "label"):
+        has_labels = self.within == "label" and not math.isinf(self.max_ratio)
+        if not 0 <= self.label_balance <= has_labels:
             raise ValueError(
-                "`label_balance` must be in [0, 1], and 0 unless `within` is 'label', got "
-                f"{self.label_balance} with `within` {self.within!r}."
+                "`label_balance` must be in [0, 1], and 0 unless `within` is 'label' and "
+                f"`max_ratio` finite, got {self.label_balance} with {self.within!r} and "
+                f"{self.max_ratio}."
             )
         if self.scope not in ("global", "layer"):
             raise ValueError(f"`scope` must be 'global' or 'layer', got {self.scope!r}.")
@@ -250,8 +257,9 @@ class NormCap:
 
     def _share_out(self, factors: Array, plan: Plan) -> Array:
         """Return factors scaled so that each label has its share of the weighted rows."""
+        xp = namespace(factors)
         # A stratum without rows yet: 0 / 0 becomes 1.
-        eps = namespace(factors).finfo(factors.dtype).eps
+        eps = xp.finfo(factors.dtype).eps
         kept = (factors[..., None, :] * plan.rows).sum(-1)  # like factors
         of_label = plan.rows.sum(-1)  # (K,)
         scale = (of_label + eps) / (kept + eps)
@@ -260,7 +268,8 @@ class NormCap:
             weights = (of_label.clip(1.0) / of_label.max().clip(1.0)) ** -self.label_balance  # (K,)
             total, weighted = plan.counts.sum(), (weights * plan.counts).sum()
             scale = scale * weights * ((total + eps) / (weighted + eps))
-        return (factors * scale).clip(0.0, self.max_factor)
+        largest = xp.amax(xp.where(plan.rows > 0, factors[..., None, :], 0.0), -1)  # like factors
+        return factors * xp.minimum(scale, self.max_factor / xp.where(largest > 0, largest, 1.0))
 
     @property
     def _codes(self) -> tuple[int, ...]:

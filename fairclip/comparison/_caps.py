@@ -77,14 +77,16 @@ class FairArm:
         if self.group_blind:
             return f"ordinary training.{clipped}"
         of_whom = "of its label" if self.cap.within == "label" else "of all"
-        floor = "" if self.cap.floor else ", by each single batch and without a floor"
+        floor = ", on average and not below an equal vote"
+        if not self.cap.floor:
+            floor = ", in every batch and without a floor"
         share = ", and each label keeps its share" if self.cap.within == "label" else ""
         if self.cap.label_balance:
             share = f", and a label's share is its rows to the power {1 - self.cap.label_balance:g}"
         length = " The update keeps its length." if self.cap.preserve_norm else ""
         return (
-            f"a cap: no group's gradient is longer than {self.cap.max_ratio:g} times that of the "
-            f"reference {of_whom}{floor}{share}.{length}{clipped}"
+            f"a cap: a group's gradient is scaled down to {self.cap.max_ratio:g} times the length "
+            f"of the reference's {of_whom}{floor}{share}.{length}{clipped}"
         )
 
     def step(self, start: Start) -> FairStep:

@@ -95,7 +95,9 @@ class SlowCap:
             scale = of_label / kept if kept else 1.0
             if cap.label_balance and sum(n):
                 scale *= self.label_weight(of_label)
+            largest = max((row[k] for k in members if n[k]), default=0.0)
+            scale = min(scale, cap.max_factor / (largest or 1.0))
             for k in members:
-                row[k] = min(scale * row[k], cap.max_factor)
+                row[k] *= scale
                 if cap.smoothing == 0 and k not in present:
                     row[k] = 1.0

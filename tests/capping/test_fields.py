@@ -29,7 +29,11 @@ from fairclip.exceptions import FairclipWarning
         ({"min_reference_rows": 0}, "`min_reference_rows` must be at least 1"),
         ({"max_factor": 0.5}, "`max_factor` must be at least 1"),
         ({"max_factor": math.nan}, "`max_factor`"),
-        ({"label_balance": 0.5}, "0 unless `within` is 'label', got 0.5 with `within` 'all'"),
+        ({"label_balance": 0.5}, "0 unless `within` is 'label'"),
+        (
+            {"label_balance": 0.5, "within": "label", "max_ratio": math.inf},
+            "and `max_ratio` finite, got 0.5 with 'label' and inf",
+        ),
         ({"label_balance": 1.5, "within": "label"}, r"`label_balance` must be in \[0, 1\]"),
         ({"label_balance": math.nan, "within": "label"}, "`label_balance`"),
         ({"reference": -1}, "`reference` must be"),

@@ -189,6 +189,14 @@ def test_worked_by_hand_label_balance() -> None:
         torch.testing.assert_close(factors, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_the_largest_factor_leaves_the_cap_within_a_label() -> None:
+    # Label 1: 1/3 and 1 by the cap; equal shares of the labels would need 20.8 and 62.5.
+    cap = NormCap(max_ratio=1.0, within="label", label_balance=1.0, min_reference_rows=1)
+    state = cap.init([9000, 800, 180, 20], strata=[0, 0, 1, 1])
+    factors = apply(cap, batch([1.0, 1.0, 3.0, 1.0]), state)
+    assert factors.tolist()[2:] == pytest.approx([10 / 3, 10.0])
+
+
 def test_worked_by_hand_smoothing() -> None:
     # Group 0: (0.25 * 4 + 0.5 * 8) / 0.75 = 20/3. Group 1 was absent once: its average stays 2.
     cap = NormCap(max_ratio=1.0, smoothing=0.5, floor=0.0)
