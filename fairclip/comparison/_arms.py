@@ -23,9 +23,8 @@ CapArm: TypeAlias = FairArm | TargetArm
 TrainedArm: TypeAlias = (
     CapArm | WeightedArm | GroupDROArm | FairBatchArm | FairGradArm | FairretArm | TorchJDArm
 )
-Arm: TypeAlias = (
-    TrainedArm | CutArm | ThresholdArm | ExponentiatedGradientArm | ThresholdOptimizerArm
-)
+FittedOnValidation: TypeAlias = ThresholdArm | ThresholdOptimizerArm
+Arm: TypeAlias = TrainedArm | CutArm | FittedOnValidation | ExponentiatedGradientArm
 
 # Kinds of arms that can do without a value, and the one they have then.
 _DEFAULTS = {
@@ -61,22 +60,28 @@ def make_arm(name: str, settings: Settings) -> Arm:
     value, *words = value.split("+")
     fixed, scaled = _kinds(settings, words)
     try:
-        if words and kind not in _CAPS:
-            raise ValueError(f"a + stands behind {' and '.join(_CAPS)} alone.")
         if kind in fixed:
             if at:
                 raise ValueError("it takes no value.")
             return fixed[kind](name)
-        number = float(value) if at else _DEFAULTS.get(kind, math.nan)
-        if kind.startswith("torchjd:"):
-            return torchjd_arm(name, kind, number if at else 0.0)
-        if kind not in scaled:
+        is_torchjd = kind.startswith("torchjd:")
+        if kind not in scaled and not is_torchjd:
             raise ValueError(f"there are {', '.join([*fixed, *scaled, 'torchjd:<aggregator>'])}.")
+        if words and kind not in _CAPS:
+            raise ValueError(f"a + stands behind {' and '.join(_CAPS)} alone.")
+        number = _number(value) if at else _DEFAULTS.get(kind, 0.0 if is_torchjd else math.nan)
         if not math.isfinite(number):
             raise ValueError("it needs a finite value, as in fair_cap@2.")
-        return scaled[kind](name, number)
+        return torchjd_arm(name, kind, number) if is_torchjd else scaled[kind](name, number)
     except ValueError as error:
         raise ValueError(f"There is no arm {name!r}: {error}") from error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"behind the @ stands a number, not {text!r}.") from None
 
 
 def _main(settings: Settings) -> Sequence[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.comparison._arms import BASELINE, Arm, CapArm
+from fairclip.comparison._arms import BASELINE, Arm, CapArm, FittedOnValidation
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
 from fairclip.comparison._select import Selection
@@ -66,13 +66,16 @@ def headlines(results: Results, arms: Sequence[Arm]) -> list[str]:
     ]
 
 
-def selected(results: Results, arms: Sequence[Arm], select: str) -> tuple[str | None, str]:
+def selected(
+    results: Results, arms: Sequence[Arm], select: str, base_rate: float
+) -> tuple[str | None, str]:
     """Return the arm that ``select`` asks for, and what to say of it.
 
     Args:
         results: The figures.
         arms: All of them.
         select: As in the settings, not empty.
+        base_rate: Share of class 1.
     """
     selection = Selection.parse(select)
     arm = selection.choose(_metric_means(results.validation))
@@ -89,7 +92,10 @@ def selected(results: Results, arms: Sequence[Arm], select: str) -> tuple[str | 
         sentence += f" There it misses {', '.join(missed)}."
     if arm in arms_told_groups(arms):
         sentence += " It needs the group of a row to predict."
-    return arm, sentence
+    if any(other.name == arm and isinstance(other, FittedOnValidation) for other in arms):
+        sentence += " Its cuts were fitted on the validation parts, where its figures flatter it."
+    trivial = flag_trivial(row["balanced_accuracy_mean"], row["selection_rate_mean"], base_rate)
+    return arm, " ".join([sentence, *trivial])
 
 
 def _metric_means(table: pd.DataFrame) -> pd.DataFrame:

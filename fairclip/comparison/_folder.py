@@ -1,12 +1,14 @@
 """The folder of a run: built under another name, and renamed when it is whole."""
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fairclip.comparison._outcome import write_whole
 from fairclip.comparison._settings import Settings
 
 _CONFIG = "config.toml"
@@ -57,16 +59,16 @@ def open_folder(
     for path in (folder.final, folder.work):
         if path.exists() and not _is_run(path):
             raise ValueError(f"{path} exists and is not a run of fairclip: choose another `out`.")
-    if resume and (folder.work.exists() or folder.final.exists()):
-        earlier = folder.work if folder.work.exists() else folder.final
-        _check_same(earlier, settings, environment)
-        if earlier == folder.final:
-            folder.final.rename(folder.work)
+    grows = resume and folder.final.exists() and not folder.work.exists()
+    if grows:
+        _check_same(folder.final, settings, environment)
+    elif resume and folder.work.exists():
+        _check_same(folder.work, settings, environment)
         for stray in folder.work.glob("*/.*"):
             stray.unlink()  # half-written when the run was interrupted
         _describe(folder.work, settings, environment)
         return folder
-    if folder.final.exists() and not overwrite:
+    if folder.final.exists() and not (overwrite or grows):
         raise ValueError(
             f"{out} is a finished run: choose another `out`, `resume` it to add arms or seeds, or "
             "`overwrite` it."
@@ -76,6 +78,10 @@ def open_folder(
     out.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     new.chmod(0o755)  # mkdtemp's folder is for its owner alone
+    if grows:
+        for part in ("predictions", "tasks"):
+            # Links, as these files are replaced as a whole: the finished run stands meanwhile.
+            shutil.copytree(folder.final / part, new / part, copy_function=os.link)
     _describe(new, settings, environment)
     if folder.work.exists():
         shutil.rmtree(folder.work)
@@ -84,10 +90,9 @@ def open_folder(
 
 
 def _describe(folder: Path, settings: Settings, environment: dict[str, Any]) -> None:
-    (folder / _CONFIG).write_text(settings.to_toml(), encoding="utf-8")
-    (folder / _ENVIRONMENT).write_text(
-        json.dumps({"kind": _KIND, **environment}, indent=2) + "\n", encoding="utf-8"
-    )
+    described = json.dumps({"kind": _KIND, **environment}, indent=2) + "\n"
+    for name, text in {_CONFIG: settings.to_toml(), _ENVIRONMENT: described}.items():
+        write_whole(folder / name, text.encode())
 
 
 def _is_run(path: Path) -> bool:

@@ -86,23 +86,23 @@ class TaskFiles:
 
     def write(self, record: Outcome) -> None:
         """Write the record."""
-        _write_whole(self.outcome, json.dumps(asdict(record)).encode())
+        write_whole(self.outcome, json.dumps(asdict(record)).encode())
 
 
 def write_array(path: Path, values: NDArray[np.floating]) -> None:
     """Write ``values`` to the last bit."""
     content = io.BytesIO()
     np.save(content, values)
-    _write_whole(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write ``frame`` as CSV, or CSV.gz; equal tables make equal bytes."""
     text = neutralise_formulas(frame).to_csv(index=False, lineterminator="\n").encode()
-    _write_whole(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    write_whole(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name first, so that nobody sees it half-written."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -213,7 +213,7 @@ def _check_steps(arms: Sequence[Arm], start: Start, settings: Settings) -> None:
                 arm.step(start)
             except ValueError as error:
                 if settings.reference in {"minority", "smallest_norm"}:
-                    raise
+                    raise ValueError(f"The arm {arm.name} cannot be trained: {error}") from error
                 raise ValueError(
                     f"`reference` {settings.reference!r} does not suit the arm {arm.name}: name a "
                     "cell and use within='all' (--within all), or a group and use within='label' "

@@ -69,7 +69,7 @@ def make_report(
     found = [*headlines(results, arms), *advice_sentences(advice)]
     chosen = None
     if settings.select:
-        chosen, sentence = selected(results, arms, settings.select)
+        chosen, sentence = selected(results, arms, settings.select, float(data.y.mean()))
         found.insert(0, sentence)
     favourable = data.classes.index(data.favourable)
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fairclip._extras import require
-from fairclip.comparison._start import Codes, Start
+from fairclip.comparison._start import Codes, Start, check_power
 from fairclip.training import AggregatedStep
 
 _TORCHJD = "torchjd:"
@@ -37,6 +37,9 @@ class TorchJDArm:
     power: float
     codes: ClassVar[Codes] = "groups"
     group_blind: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_power(self.power)
 
     @property
     def note(self) -> str:

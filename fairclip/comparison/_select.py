@@ -107,7 +107,7 @@ def select_arm(runs: pd.DataFrame, expression: str) -> str | None:
         Its name, the first of equals; None where no arm keeps to the constraints.
 
     Raises:
-        ValueError: If the expression cannot be read.
+        ValueError: If the expression cannot be read, or the runs lack a column or the baseline.
 
     Example:
         >>> import pandas as pd
@@ -123,7 +123,12 @@ def select_arm(runs: pd.DataFrame, expression: str) -> str | None:
         'fair_cap@2'
     """
     selection = Selection.parse(expression)
+    lacking = {"arm", "part", *selection.metrics} - set(runs.columns)
+    if lacking:
+        raise ValueError(f"`runs` must have the columns {', '.join(sorted(lacking))}.")
     validation = runs[runs["part"] == "validation"]
+    if _BASELINE not in set(validation["arm"]):
+        raise ValueError(f"`runs` must have validation rows of the arm {_BASELINE}.")
     means = validation.groupby("arm", sort=False)[list(dict.fromkeys(selection.metrics))].mean()
     return selection.choose(means)
 
@@ -132,6 +137,8 @@ def _parse_constraint(text: str) -> Constraint:
     found = _CONSTRAINT.fullmatch(text)
     if found is None or found["metric"] not in _MORE_IS_BETTER:
         raise _refuse(f"the constraint {text!r}")
+    if found["number"] is not None and float(found["number"]) > 1:
+        raise _refuse(f"the constraint {text!r}, whose bound is no share in [0, 1]")
     bound = found["number"] or "".join((found["offset"] or "0").split())
     return Constraint(
         text, found["metric"], found["sign"] == ">=", float(bound), found["number"] is None

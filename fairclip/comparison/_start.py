@@ -53,3 +53,9 @@ class Start:
             "labels": y,
         }
         return cls(model, encoder, codes, median_norm, seed)
+
+
+def check_power(power: float) -> None:
+    """Raise unless rows may be weighted by their number to this power, or its inverse."""
+    if not 0 <= power <= 10:
+        raise ValueError(f"the power must be in [0, 10], got {power:g}.")

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from fairclip.comparison._start import Codes, Start
+from fairclip.comparison._start import Codes, Start, check_power
 from fairclip.training import GroupDROStep, WeightedStep
 
 
@@ -34,6 +34,9 @@ class WeightedArm:
     power: float
     codes: Codes = "cells"
     within: Literal["all", "label"] = "all"
+
+    def __post_init__(self) -> None:
+        check_power(self.power)
 
     @property
     def group_blind(self) -> bool:

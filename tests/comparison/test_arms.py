@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import fairclip
-from fairclip.comparison import Settings
+from fairclip.comparison import Settings, prepare
 from fairclip.comparison._arms import BASELINE, make_arm, make_arms
 from fairclip.comparison._caps import FairArm
 from fairclip.comparison._task import run_task
@@ -48,7 +48,12 @@ def test_every_arm_says_what_it_is() -> None:
     ("name", "message"),
     [
         ("fair_cap", "it needs a finite value, as in fair_cap@2"),
-        ("fair_cap@two", "could not convert string to float"),
+        ("fair_cap@two", "behind the @ stands a number, not 'two'"),
+        ("fair_cap@", "behind the @ stands a number, not ''"),
+        ("best@x", "there are unclipped, clip_norm"),
+        ("torchjd:UPGrad@nan", "it needs a finite value"),
+        ("torchjd:UPGrad@-1", "the power must be in [0, 10], got -1"),
+        ("reweight@-1", "the power must be in [0, 10], got -1"),
         ("fair_cap@nan", "it needs a finite value, as in fair_cap@2"),
         ("fair_cap@-1", "`max_ratio` must be positive"),
         ("fair_cap@2+clap", "behind a + stands clip, norm or balance0.5"),
@@ -56,7 +61,7 @@ def test_every_arm_says_what_it_is() -> None:
         ("fair_cap@2+balance0.5", "`label_balance` must be in [0, 1], and 0 unless `within`"),
         ("reweight@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
         ("torchjd:UPGrad@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
-        ("torchjd:UPGrad@much", "could not convert string to float"),
+        ("torchjd:UPGrad@much", "behind the @ stands a number, not 'much'"),
         ("unclipped@3", "it takes no value"),
         ("threshold@0.3", "it takes no value"),
         ("cut@1", "the cut must be between 0 and 1, got 1"),
@@ -98,6 +103,11 @@ def test_a_finished_run_gets_more_arms_and_seeds(
         trained.append((arm.name, seed))
         run_task(table, settings, arm, seed, folder)
 
+    before = (tmp_path / "x" / "tradeoff.csv").read_bytes()
+    settings = Settings.of({**more, "data": "table in memory"})
+    prepare(settings, loans(), out=tmp_path / "x", resume=True)  # and no more, as if interrupted
+    assert (tmp_path / "x" / "tradeoff.csv").read_bytes() == before
+    assert Settings.read(tmp_path / "x" / "config.toml").seeds == 1
     with monkeypatch.context() as counting:
         counting.setattr("fairclip.comparison._plan.run_task", count)
         grown = fairclip.compare(loans(), out=tmp_path / "x", resume=True, jobs=1, **more)

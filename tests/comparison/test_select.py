@@ -30,7 +30,9 @@ def means(**columns: list[float]) -> pd.DataFrame:
 
 def results(validation: pd.DataFrame, test: pd.DataFrame) -> Results:
     parts = [test.add_suffix("_mean"), test.add_suffix("_low") - 0.01, test.add_suffix("_high")]
-    shown = pd.concat(parts, axis=1).assign(worst_cell="sex=female, y=1", worst_cell_n=1352.0)
+    shown = pd.concat(parts, axis=1).assign(
+        worst_cell="sex=female, y=1", worst_cell_n=1352.0, selection_rate_mean=0.3
+    )
     held_back = validation.add_suffix("_mean")
     empty = pd.DataFrame()
     tables = [table.rename_axis("arm").reset_index() for table in (shown, held_back)]
@@ -103,6 +105,7 @@ def test_metrics_and_baseline_are_those_of_the_tables() -> None:
         ("accuracy, auc >= clipped - 0.02", "the constraint 'auc >= clipped - 0.02'"),
         ("accuracy, auc >= unclipped * 2", "the constraint 'auc >= unclipped * 2'"),
         ("accuracy, auc >= nan", "the constraint 'auc >= nan'"),
+        ("accuracy, accuracy >= 85", "whose bound is no share in [0, 1]"),
         (5, "`select` must be an objective and constraints, got 5"),
     ],
 )
@@ -121,7 +124,7 @@ def test_the_sentence_shows_the_test_part_and_what_is_missed_there() -> None:
     columns = {"balanced_accuracy": [0.8] * 4}
     found = results(means(**columns), means(**columns, accuracy=[0.9, 0.87, 0.9, 0.9]))
     expression = "worst_cell_accuracy, accuracy >= unclipped - 0.02, auc >= 0.5"
-    arm, sentence = selected(found, arms(), expression)
+    arm, sentence = selected(found, arms(), expression, 0.3)
     assert arm == "fair_cap@2"
     assert sentence == (
         f'Chosen by "{expression}" on the validation parts, among all {len(arms())} arms '
@@ -135,14 +138,29 @@ def test_the_sentence_shows_the_test_part_and_what_is_missed_there() -> None:
 def test_an_arm_that_is_told_the_groups_is_said_to_be() -> None:
     same = means(balanced_accuracy=[0.8] * 4)
     expression = "equalized_odds_difference, accuracy >= unclipped, accuracy >= 0.9"
-    arm, sentence = selected(results(same, same), arms(), expression)
+    arm, sentence = selected(results(same, same), arms(), expression, 0.3)
     assert arm == "threshold_optimizer"
-    assert sentence.endswith(" It needs the group of a row to predict.")
+    assert " It needs the group of a row to predict. Its cuts were fitted on the valid" in sentence
+
+
+def test_an_arm_that_hardly_looks_at_its_input_is_said_to_be_so() -> None:
+    trivial = means(balanced_accuracy=[0.8, 0.5, 0.8, 0.8])
+    arm, sentence = selected(results(trivial, trivial), arms(), "equalized_odds_difference", 0.3)
+    assert arm == "fair_cap@2"
+    assert "close to trivial: balanced accuracy 0.500" in sentence
+
+
+@pytest.mark.parametrize("lost", ["auc", "part", "baseline"])
+def test_runs_that_lack_something_are_refused(lost: str) -> None:
+    runs = means().rename_axis("arm").reset_index().assign(part="validation")
+    runs = runs[runs["arm"] != BASELINE] if lost == "baseline" else runs.drop(columns=lost)
+    with pytest.raises(ValueError, match="`runs` must have"):
+        select_arm(runs, "worst_cell_accuracy, auc >= 0.5")
 
 
 def test_no_arm_is_said_in_words() -> None:
     same = means(balanced_accuracy=[0.8] * 4)
-    arm, sentence = selected(results(same, same), arms(), "accuracy, accuracy >= 0.95")
+    arm, sentence = selected(results(same, same), arms(), "accuracy, accuracy >= 0.95", 0.3)
     assert arm is None
     assert sentence.startswith('No arm satisfies "accuracy, accuracy >= 0.95" on the validation')
 
