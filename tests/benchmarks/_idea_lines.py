@@ -1,0 +1,125 @@
+"""The lines of docs/ideas.md, from the table of all runs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import pandas as pd
+
+from tests.benchmarks._idea_gains import VIEWS, Gain, area, gain, pooled, start_of
+from tests.benchmarks._idea_rules import rules
+
+_WORDS = ("kept", "open", "dropped")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one form of an idea gains over one rule that there is.
+
+    Attributes:
+        idea: What it is a form of.
+        form: Name of the rule.
+        against: Name of the other.
+        gains: Of each view, on each table.
+        overall: Of each view, over the tables.
+    """
+
+    idea: str
+    form: str
+    against: str
+    gains: Sequence[Sequence[Gain]]
+    overall: Sequence[Gain]
+
+    @property
+    def word(self) -> str:
+        """Return "kept", "dropped" or "open".
+
+        Kept: a gain in a view, on each table and with an interval over all tables above 0, and no
+        loss in the other. Dropped: a loss in a view, with an interval below 0, or no gain in any.
+        """
+        if any(g.high < 0 for g in self.overall) or all(g.mean <= 0 for g in self.overall):
+            return "dropped"
+        for overall, each in zip(self.overall, self.gains, strict=True):
+            if overall.low > 0 and all(g.mean > 0 for g in each):
+                return "kept"
+        return "open"
+
+    def __str__(self) -> str:
+        parts = [
+            f"{view.name} {overall}, more on {sum(g.mean > 0 for g in each)} of {len(each)} tables"
+            for view, overall, each in zip(VIEWS, self.overall, self.gains, strict=True)
+        ]
+        return f"`{self.form}` against `{self.against}`: {'; '.join(parts)}."
+
+
+def results(runs: pd.DataFrame) -> list[Result]:
+    """Return the results, idea by idea."""
+    tables = _tables(runs)
+    found = []
+    for idea, form, against in _compared():
+        there = [t for t in tables.values() if {form, against} <= set(t["rule"])]
+        gains = [[gain(t, form, against, view) for t in there] for view in VIEWS]
+        found.append(Result(idea, form, against, gains, [pooled(g) for g in gains]))
+    return sorted(found, key=lambda result: result.idea)
+
+
+def lines(runs: pd.DataFrame) -> Iterator[str]:
+    """Yield a line for each idea, one for each of its forms, and the areas on each table."""
+    found, tables = results(runs), _tables(runs)
+    for idea, forms in groupby(found, key=lambda result: result.idea):
+        # The best word, then the most gain.
+        best = min(forms, key=lambda r: (_WORDS.index(r.word), -sum(g.mean for g in r.overall)))
+        yield f"- **{idea}: {best.word}.** {best}"
+    yield ""
+    views = [f"{view.name}, {what}" for view in VIEWS for what in ("all tables", "each table")]
+    yield from _table_head(["form", "against", "result", *views])
+    for result in found:
+        cells = [
+            cell
+            for overall, each in zip(result.overall, result.gains, strict=True)
+            for cell in (str(overall), ", ".join(f"{g.mean:+.1f}" for g in each))
+        ]
+        yield _row([result.form, result.against, result.word, *cells])
+    yield ""
+    yield from _areas(tables)
+    yield ""
+    for name, table in tables.items():
+        yield f"- {name}: {table['seed'].nunique()} seeds."
+
+
+def _tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(name): rows for name, rows in runs.groupby("setting")}
+
+
+def _compared() -> Iterator[tuple[str, str, str]]:
+    """Yield idea, form and what it is measured against."""
+    for rule in rules():
+        for against in rule.against:
+            yield rule.idea, rule.name, against
+        if rule.then_cut:
+            for against in ("threshold", rule.name):
+                yield "a cap followed by thresholds", rule.then_cut, against
+
+
+def _areas(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    """Yield what each rule gains over no intervention."""
+    yield from _table_head(["rule", *(f"{name}: {view.name}" for name in tables for view in VIEWS)])
+    for name in dict.fromkeys(name for t in tables.values() for name in t["rule"]):
+        if name != start_of(name):
+            cells = [
+                f"{(area(t, name, view) - area(t, start_of(name), view)).mean():+.1f}"
+                if name in set(t["rule"])
+                else ""
+                for t in tables.values()
+                for view in VIEWS
+            ]
+            yield _row([name, *cells])
+
+
+def _table_head(names: Sequence[str]) -> Iterator[str]:
+    yield _row(names)
+    yield _row(["---"] * len(names))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
