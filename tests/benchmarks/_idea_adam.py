@@ -12,14 +12,19 @@ from tests.benchmarks._idea_steps import Factors
 def preconditioned(gradients: Tensor, optimizer: Optimizer) -> Tensor:
     r"""Return :math:`\lVert g_k / (\sqrt{\hat v} + \epsilon) \rVert`, (K,), of Adam's last step."""
     if not optimizer.state:  # before the first step
-        return vector_norm(gradients, dim=1)
+        return _norms(gradients)
     group = optimizer.param_groups[0]
     scales = []
     for p in group["params"]:
         state = optimizer.state[p]
         unbiased = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
         scales.append((unbiased.sqrt() + group["eps"]).flatten())
-    return vector_norm(gradients / torch.cat(scales), dim=1)
+    return _norms(gradients / torch.cat(scales))
+
+
+def _norms(gradients: Tensor) -> Tensor:
+    norms: Tensor = vector_norm(gradients, dim=1)
+    return norms
 
 
 def by_adam(cap: NormCap, encoder: GroupEncoder, optimizer: Optimizer) -> Factors:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import moocore
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from fairclip.metrics import over_seeds, pareto_front
@@ -50,35 +52,30 @@ def area(runs: pd.DataFrame, rule: str, view: View) -> "pd.Series[float]":
     balanced accuracy and an AUC within 0.01 of the unclipped ones there, and select of each group
     between half and twice its base rate.
     """
-    found = {}
-    own = runs[runs["rule"].isin([rule, start_of(rule)])]
-    for seed, of_seed in own.groupby("seed"):
+    found, start = {}, start_of(rule)
+    for seed, of_seed in runs[runs["rule"].isin([rule, start])].groupby("seed"):
         if rule not in set(of_seed["rule"]):
             continue
-        parts = {
-            part: rows.set_index(["rule", "strength"]) for part, rows in of_seed.groupby("part")
-        }
-        validation, test = parts["validation"], parts["test"]
-        start = (start_of(rule), 0.0)
-        if view.only_valid:
-            validation = validation[_valid(validation, start)]
+        of_seed = of_seed.sort_values(["rule", "strength"])
+        validation, test = (of_seed[of_seed["part"] == part] for part in ("validation", "test"))
+        is_start = (test["rule"] == start).to_numpy()
         better = validation.assign(figure=view.sign * validation[view.metric])
-        chosen = better.index[pareto_front(better, ["accuracy", "figure"])]
+        if view.only_valid:
+            better = better[_valid(validation, is_start)]
+        front = better[pareto_front(better, ["accuracy", "figure"])]
+        is_chosen = validation.index.isin(front.index)
         found[seed] = POINTS * moocore.hypervolume(
-            test.loc[chosen, ["accuracy", view.metric]].to_numpy(float),
-            ref=[test.loc[start, "accuracy"] - BUDGET, view.worst],
+            test.loc[is_chosen, ["accuracy", view.metric]].to_numpy(float),
+            ref=[test.loc[is_start, "accuracy"].iloc[0] - BUDGET, view.worst],
             maximise=[True, view.sign > 0],
         )
     return pd.Series(found, dtype=float)
 
 
-def _valid(points: pd.DataFrame, start: tuple[str, float]) -> "pd.Series[bool]":
-    before = points.loc[start]
-    near = points["selects"] == 1
-    for metric in ("balanced_accuracy", "auc"):
-        near &= (points[metric] - before[metric]).abs() <= _NEAR + 1e-9
-    near[start] = True
-    return near
+def _valid(points: pd.DataFrame, is_start: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    figures = points[["balanced_accuracy", "auc"]].to_numpy(float)
+    near = (np.abs(figures - figures[is_start]) <= _NEAR + 1e-9).all(1)
+    return np.asarray(near & (points["selects"] == 1).to_numpy() | is_start)
 
 
 @dataclass(frozen=True)
@@ -104,9 +101,8 @@ def gain(runs: pd.DataFrame, rule: str, against: str, view: View) -> Gain:
         ]
     )
     changes = over_seeds(table, baseline="against", test_over_train=_TEST_OVER_TRAIN).loc["rule"]
-    mean, low, high = (
-        POINTS * float(changes[f"area_change{end}"]) for end in ("", "_low", "_high")
-    )
+    ends = [f"area_change{end}" for end in ("", "_low", "_high")]
+    mean, low, high = (POINTS * changes[ends].to_numpy(float)).tolist()
     return Gain(mean, low, high, n_seeds=len(areas[0].index.intersection(areas[1].index)))
 
 

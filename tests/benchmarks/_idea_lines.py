@@ -49,7 +49,30 @@ class Result:
             f"{view.name} {overall}, more on {sum(g.mean > 0 for g in each)} of {len(each)} tables"
             for view, overall, each in zip(VIEWS, self.overall, self.gains, strict=True)
         ]
-        return f"`{self.form}` against `{self.against}`: {'; '.join(parts)}."
+        return f"against `{self.against}` {'; '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of an idea, with all that it is measured against."""
+
+    name: str
+    results: Sequence[Result]
+
+    @property
+    def word(self) -> str:
+        """Return the worst of the results' words."""
+        return max((result.word for result in self.results), key=_WORDS.index)
+
+    @property
+    def least_gain(self) -> float:
+        """Return the gain over the rule that does best, both views added."""
+        return min(sum(g.mean for g in result.overall) for result in self.results)
+
+    def __str__(self) -> str:
+        return (
+            f"`{self.name}`: {'. '.join(map(str, self.results)).replace('. against', '. Against')}."
+        )
 
 
 def results(runs: pd.DataFrame) -> list[Result]:
@@ -58,6 +81,8 @@ def results(runs: pd.DataFrame) -> list[Result]:
     found = []
     for idea, form, against in _compared():
         there = [t for t in tables.values() if {form, against} <= set(t["rule"])]
+        if not there:
+            continue
         gains = [[gain(t, form, against, view) for t in there] for view in VIEWS]
         found.append(Result(idea, form, against, gains, [pooled(g) for g in gains]))
     return sorted(found, key=lambda result: result.idea)
@@ -66,9 +91,10 @@ def results(runs: pd.DataFrame) -> list[Result]:
 def lines(runs: pd.DataFrame) -> Iterator[str]:
     """Yield a line for each idea, one for each of its forms, and the areas on each table."""
     found, tables = results(runs), _tables(runs)
-    for idea, forms in groupby(found, key=lambda result: result.idea):
-        # The best word, then the most gain.
-        best = min(forms, key=lambda r: (_WORDS.index(r.word), -sum(g.mean for g in r.overall)))
+    for idea, of_idea in groupby(found, key=lambda result: result.idea):
+        by_name = groupby(sorted(of_idea, key=lambda r: r.form), key=lambda r: r.form)
+        forms = [Form(name, list(of_form)) for name, of_form in by_name]
+        best = min(forms, key=lambda form: (_WORDS.index(form.word), -form.least_gain))
         yield f"- **{idea}: {best.word}.** {best}"
     yield ""
     views = [f"{view.name}, {what}" for view in VIEWS for what in ("all tables", "each table")]

@@ -12,6 +12,7 @@ from fairclip.comparison._arms import TrainedArm, make_arm
 from fairclip.training import FairStep, Step
 from tests.benchmarks._idea_adam import by_adam
 from tests.benchmarks._idea_head import of_head
+from tests.benchmarks._idea_memory import from_step, leak, nothing
 from tests.benchmarks._idea_rates import HeldBackStep, at_cut, hold_back, shrunk, soft
 from tests.benchmarks._idea_ratio import ratio_by_target
 from tests.benchmarks._idea_reference import highest_loss
@@ -23,6 +24,9 @@ from tests.benchmarks._idea_two_knobs import two_knobs
 RATIOS = (4.0, 2.0, 1.0, 0.5)
 GAPS = (0.1, 0.05, 0.02, 0.0)
 WORST_GAPS = (0.3, 0.2, 0.1, 0.05)
+# Of factors proportional to the gaps.
+RATES = (4.0, 8.0, 16.0, 32.0)
+WORST_RATES = (1.0, 2.0, 4.0, 8.0)
 POWERS = (0.25, 0.5, 0.75, 1.0)
 # What the cut of validation scores may lose in accuracy.
 LOSSES = (0.005, 0.01, 0.02, 0.05)
@@ -99,8 +103,9 @@ def _existing() -> Iterator[Rule]:
         ("target_cap_worst", WORST_GAPS),
     ):
         yield Rule(name, _arm(name), strengths, then_cut=f"{name} + threshold")
-    for name in ("reweight", "reweight_within", "label_reweight"):
-        yield Rule(name, _arm(name), POWERS)
+    for name in ("reweight", "reweight_within"):
+        yield Rule(name, _arm(name), POWERS, then_cut=f"{name} + threshold")
+    yield Rule("label_reweight", _arm("label_reweight"), POWERS)
     yield Rule("torchjd:UPGrad", _arm("torchjd:UPGrad"), (0.0,))
 
 
@@ -128,15 +133,28 @@ def _of_targets() -> Iterator[Rule]:
             ("rate and smoothing", "rate 0.3, smoothing 0.9", _Form(rate=0.3, smoothing=0.9)),
             ("rate and smoothing", "rate 30 / steps", _Form(rate_of_epoch=30)),
             ("soft rates", "soft", _Form(observes="soft")),
+            ("soft rates", "soft, rate 0.3", _Form(observes="soft", rate=0.3)),
             ("soft rates", "soft, rate 1", _Form(observes="soft", rate=1)),
             ("shrunk rates", "shrunk by 100 rows", _Form(observes="shrunk")),
             ("shrunk rates", "shrunk by 100 rows, rate 1", _Form(observes="shrunk", rate=1)),
+            ("memory of the factors", "leak 0.02", _Form(observes="leak")),
+            ("memory of the factors", "leak 0.02, rate 0.3", _Form(observes="leak", rate=0.3)),
+            ("memory of the factors", "from epoch 2", _Form(observes="late")),
+            ("memory of the factors", "from epoch 2, rate 0.3", _Form(observes="late", rate=0.3)),
             ("held-back rates", "held back", _Form(observes="held")),
             ("held-back rates", "held back, rate 1", _Form(observes="held", rate=1)),
         ):
-            against = (base, f"{base}, rate 1") if what.endswith(", rate 1") else (base,)
+            rate = what.partition(", ")[2]  # if it has another one, so has what it is held against
+            against = (base, f"{base}, {rate}") if rate.startswith("rate") else (base,)
             name = f"{base}, {what}"
             yield Rule(name, form.make(target), gaps, idea, against)
+        yield Rule(
+            f"{base}, proportional",
+            _proportional(target),
+            WORST_RATES if target == "worst_cell" else RATES,
+            "memory of the factors",
+            (base,),
+        )
     base = "target_cap, cut at base rate"
     yield Rule(base, _arm("target_cap"), GAPS, at_base_rate=True)
     yield Rule(
@@ -151,7 +169,7 @@ def _of_targets() -> Iterator[Rule]:
 
 @dataclass(frozen=True)
 class _Form:
-    observes: Literal["hits", "soft", "shrunk", "held", "cut"] = "hits"
+    observes: Literal["hits", "soft", "shrunk", "held", "cut", "leak", "late"] = "hits"
     rate: float = 0.1
     smoothing: float = 0.98
     rate_of_epoch: float | None = None
@@ -172,6 +190,11 @@ class _Form:
                     return ObservedStep(cap, encoder, at_cut(base_rate)), codes
                 case "shrunk":
                     return ObservedStep(cap, encoder, adjust=shrunk(encoder, _SHRINK_ROWS)), codes
+                case "leak":
+                    return ObservedStep(cap, encoder, keep=leak(_LEAK)), codes
+                case "late":
+                    late = from_step(beginning.run.steps_per_epoch)
+                    return ObservedStep(cap, encoder, keep=late), codes
                 case "held":
                     held = hold_back(codes, len(encoder.names_), start.seed)
                     return HeldBackStep(cap, encoder), held
@@ -181,6 +204,16 @@ class _Form:
 
 
 _SHRINK_ROWS = 100
+_LEAK = 0.02
+
+
+def _proportional(target: str) -> Callable[[Beginning, float], Made]:
+    def make(beginning: Beginning, rate: float) -> Made:
+        start = beginning.start
+        cap = TargetCap(target, gap=0.0, rate=rate)
+        return ObservedStep(cap, start.encoder, keep=nothing), start.codes["groups"]
+
+    return make
 
 
 def _of_norms() -> Iterator[Rule]:

@@ -14,6 +14,8 @@ RowLosses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Rates: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 # What a target's cap is told instead of the hits (K,), from these and the rows (K,).
 Adjust: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+# What is kept of the factors' logarithms before each observation, from the number of the step.
+Keep: TypeAlias = Callable[[int], float]
 
 
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
@@ -22,7 +24,10 @@ def hits(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class ObservedStep:
-    """Weigh rows by a `TargetCap` that is told ``rates``, then ``adjust`` of their sums."""
+    """Weigh rows by a `TargetCap` that is told ``adjust`` of the sums of ``rates``.
+
+    Before each observation it keeps ``keep`` of the logarithms of its factors.
+    """
 
     def __init__(
         self,
@@ -30,8 +35,10 @@ class ObservedStep:
         encoder: GroupEncoder,
         rates: Rates = hits,
         adjust: Adjust = lambda hits, rows: hits,
+        keep: Keep = lambda step: 1.0,
     ) -> None:
-        self._cap, self._rates, self._adjust = cap, rates, adjust
+        self._cap, self._rates, self._adjust, self._keep = cap, rates, adjust, keep
+        self._n_steps = 0
         self.state = cap.init(encoder.counts_, encoder.strata_)
 
     def __call__(
@@ -50,6 +57,8 @@ class ObservedStep:
         n_groups = len(self.state.counts)
         member = (groups == torch.arange(n_groups)[:, None]).double()  # (K, B)
         rows = member.sum(1)
+        self.state.log_factors = self.state.log_factors * self._keep(self._n_steps)
+        self._n_steps += 1
         factors = self._cap(self._adjust(member @ rates, rows), rows, self.state)
         return torch.cat((factors, torch.ones(1))).float()
 

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from fairclip import FairclipWarning
+from tests.benchmarks._idea_lines import lines
 from tests.benchmarks._idea_rules import rules
 from tests.benchmarks._idea_runs import rows_of
 from tests.benchmarks._idea_setting import SETTINGS, Run, Setting
@@ -55,8 +56,6 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the lines, run nothing")
     arguments = parser.parse_args()
     if arguments.table:
-        from tests.benchmarks._idea_lines import lines
-
         print("\n".join(lines(read(arguments.path))))
         return
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from fairclip.training import FairStep, Step, TargetStep, make_mlp
 from tests.benchmarks._idea_adam import preconditioned
 from tests.benchmarks._idea_gains import VIEWS, area, gain
 from tests.benchmarks._idea_head import in_head, of_head
+from tests.benchmarks._idea_lines import lines
 from tests.benchmarks._idea_rates import HeldBackStep, at_cut, hold_back, shrunk, soft
 from tests.benchmarks._idea_ratio import ratio_by_target
 from tests.benchmarks._idea_reference import highest_loss
@@ -25,6 +27,7 @@ from tests.benchmarks._idea_setting import SETTINGS, Run
 from tests.benchmarks._idea_share import by_share, shares
 from tests.benchmarks._idea_steps import Contributions, MixedStep, ObservedStep
 from tests.benchmarks._idea_two_knobs import two_knobs
+from tests.benchmarks.cap_ideas import PATH, read
 
 B, D = 120, 5
 CAP = NormCap(max_ratio=0.5, smoothing=0.0, min_reference_rows=1)
@@ -251,3 +254,8 @@ def test_areas_by_hand() -> None:
     np.testing.assert_allclose(area(runs, "cap", VIEWS[1]), 50.0 + 0.4 * 5)
     found = gain(runs, "cap", "unclipped", VIEWS[0])
     np.testing.assert_allclose([found.mean, found.low, found.high], 5.0)
+
+
+def test_the_page_shows_the_table_s_figures() -> None:
+    page = Path(__file__).parents[2] / "docs" / "ideas.md"
+    assert page.read_text(encoding="utf-8").endswith("\n".join(lines(read(PATH))) + "\n")
