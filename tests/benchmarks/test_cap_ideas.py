@@ -18,10 +18,12 @@ from tests.benchmarks._idea_adam import preconditioned
 from tests.benchmarks._idea_gains import VIEWS, area, gain
 from tests.benchmarks._idea_head import in_head, of_head
 from tests.benchmarks._idea_lines import lines
+from tests.benchmarks._idea_memory import from_step, leak, nothing
 from tests.benchmarks._idea_rates import HeldBackStep, at_cut, hold_back, shrunk, soft
 from tests.benchmarks._idea_ratio import ratio_by_target
 from tests.benchmarks._idea_reference import highest_loss
-from tests.benchmarks._idea_rules import Rule, rules
+from tests.benchmarks._idea_rule import Rule
+from tests.benchmarks._idea_rules import rules
 from tests.benchmarks._idea_runs import FIGURES, rows_of
 from tests.benchmarks._idea_setting import SETTINGS, Run
 from tests.benchmarks._idea_share import by_share, shares
@@ -134,6 +136,26 @@ def test_shrunk_rates_are_between_their_own_and_the_label_s(batch: Batch) -> Non
     )
     far = shrunk(batch.encoder, 1e12)(hits.double(), rows.double())
     torch.testing.assert_close(far, of_label)
+
+
+def test_factors_without_memory_are_proportional_to_the_gaps(batch: Batch) -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=2.0, smoothing=0.0, floor=0.0)
+    rates = torch.where(batch.groups == 0, 0.5, 1.0).double()
+    step = ObservedStep(cap, batch.encoder, keep=nothing)
+    factors = [step.observe(rates, batch.groups) for _ in range(3)]
+    expected = torch.tensor([1.0, *[float(np.exp(-2 * 0.5))] * 3, 1.0])
+    torch.testing.assert_close(factors, [expected] * 3)
+
+
+@pytest.mark.parametrize(("keep", "powers"), [(leak(0.5), [1, 1.5]), (from_step(2), [1, 1, 2])])
+def test_what_is_forgotten_comes_off_the_logarithms(
+    batch: Batch, keep: Callable[[int], float], powers: list[float]
+) -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0, floor=0.0)
+    rates = torch.where(batch.groups == 0, 0.5, 1.0).double()
+    step = ObservedStep(cap, batch.encoder, keep=keep)
+    found = [float(step.observe(rates, batch.groups)[1].log()) for _ in powers]
+    np.testing.assert_allclose(found, -0.5 * np.array(powers), rtol=1e-5)
 
 
 def test_held_back_rows_are_observed_and_not_trained_on(batch: Batch) -> None:
