@@ -9,7 +9,7 @@ from tests.benchmarks._idea_memory import from_step, leak, nothing
 from tests.benchmarks._idea_rates import HeldBackStep, at_cut, hold_back, shrunk, soft
 from tests.benchmarks._idea_rule import GAPS, WORST_GAPS, Made, Make, Rule, arm_of
 from tests.benchmarks._idea_setting import Beginning
-from tests.benchmarks._idea_steps import ObservedStep
+from tests.benchmarks._idea_steps import ObservedStep, Rates, hits
 
 # Of factors proportional to the gaps.
 _RATES = (4.0, 8.0, 16.0, 32.0)
@@ -29,8 +29,12 @@ def target_rules() -> Iterator[Rule]:
             rate = what.partition(", ")[2]
             against = (base, f"{base}, {rate}") if rate.startswith("rate") else (base,)
             yield Rule(f"{base}, {what}", _of(target, build, fields), gaps, idea, against)
-        proportional = f"{base}, proportional"
-        yield Rule(proportional, _proportional(target), rates, "memory of the factors", (base,))
+        for name, of_rows in (
+            (f"{base}, proportional", hits),
+            (f"{base}, soft, proportional", soft),
+        ):
+            make = _proportional(target, of_rows)
+            yield Rule(name, make, rates, "memory of the factors", (base,))
     base = "target_cap, cut at base rate"
     yield Rule(base, arm_of("target_cap"), GAPS, at_base_rate=True)
     yield Rule(
@@ -51,11 +55,11 @@ def _of(target: str, build: _Build, fields: Mapping[str, float]) -> Make:
     return make
 
 
-def _proportional(target: str) -> Make:
+def _proportional(target: str, of_rows: Rates) -> Make:
     def make(beginning: Beginning, rate: float) -> Made:
         start = beginning.start
         cap = TargetCap(target, gap=0.0, rate=rate)
-        return ObservedStep(cap, start.encoder, keep=nothing), start.codes["groups"]
+        return ObservedStep(cap, start.encoder, of_rows, keep=nothing), start.codes["groups"]
 
     return make
 
