@@ -29,9 +29,9 @@ def norm_rules() -> Iterator[Rule]:
                 "share",
                 _mixed(within, lambda cap, b: by_share(cap, b.start.encoder)),
             ),
-            ("scope", "layer", _plain(within, scope="layer")),
+            ("scope: each layer", "layer", _plain(within, scope="layer")),
             (
-                "scope",
+                "scope: the head alone",
                 "head",
                 _mixed(within, lambda cap, b: of_head(cap, b.start.encoder, b.start.model)),
             ),
@@ -40,14 +40,18 @@ def norm_rules() -> Iterator[Rule]:
                 "adam",
                 _mixed(within, lambda cap, b: by_adam(cap, b.start.encoder, b.optimizer)),
             ),
-            ("reference", "smallest norm", _plain(within, reference="smallest_norm")),
+            (
+                "reference: smallest norm",
+                "smallest norm",
+                _plain(within, reference="smallest_norm"),
+            ),
         ):
             yield Rule(f"{base}, {what}", make, RATIOS, idea, (base,))
     yield Rule(
         "fair_cap, highest loss",
         _mixed("all", lambda cap, b: highest_loss(cap, b.start.encoder)),
         RATIOS,
-        "reference",
+        "reference: highest loss",
         ("fair_cap",),
     )
     for what, fixed in (("two knobs, within 1", 1.0), ("two knobs, both", None)):
