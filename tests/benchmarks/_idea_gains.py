@@ -91,9 +91,9 @@ class Gain:
         return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-def gain(runs: pd.DataFrame, rule: str, against: str, view: View) -> Gain:
-    """Return what a rule gains on one table, paired by seed; the splits of the seeds overlap."""
-    areas = [area(runs, name, view) for name in (rule, against)]
+def gain(own: "pd.Series[float]", other: "pd.Series[float]") -> Gain:
+    """Return what one rule's areas are over another's, paired by seed; the splits overlap."""
+    areas = [own, other]
     table = pd.concat(
         [
             pd.DataFrame({"arm": arm, "seed": by_seed.index, "area": by_seed / POINTS})

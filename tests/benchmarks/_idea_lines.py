@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -10,6 +11,8 @@ from tests.benchmarks._idea_gains import VIEWS, Gain, area, gain, pooled, start_
 from tests.benchmarks._idea_rules import rules
 
 _WORDS = ("kept", "open", "dropped")
+# On one table: by rule, for each view the areas by seed.
+_Areas: TypeAlias = Mapping[str, Sequence["pd.Series[float]"]]
 
 
 @dataclass(frozen=True)
@@ -75,22 +78,21 @@ class Form:
         )
 
 
-def results(runs: pd.DataFrame) -> list[Result]:
-    """Return the results, idea by idea."""
-    tables = _tables(runs)
+def _results(tables: Mapping[str, _Areas]) -> list[Result]:
     found = []
     for idea, form, against in _compared():
-        there = [t for t in tables.values() if {form, against} <= set(t["rule"])]
+        there = [t for t in tables.values() if {form, against} <= set(t)]
         if not there:
             continue
-        gains = [[gain(t, form, against, view) for t in there] for view in VIEWS]
+        gains = [[gain(t[form][v], t[against][v]) for t in there] for v in range(len(VIEWS))]
         found.append(Result(idea, form, against, gains, [pooled(g) for g in gains]))
     return sorted(found, key=lambda result: result.idea)
 
 
 def lines(runs: pd.DataFrame) -> Iterator[str]:
     """Yield a line for each idea, one for each of its forms, and the areas on each table."""
-    found, tables = results(runs), _tables(runs)
+    tables = _tables(runs)
+    found = _results(tables)
     for idea, of_idea in groupby(found, key=lambda result: result.idea):
         by_name = groupby(sorted(of_idea, key=lambda r: r.form), key=lambda r: r.form)
         forms = [Form(name, list(of_form)) for name, of_form in by_name]
@@ -110,11 +112,16 @@ def lines(runs: pd.DataFrame) -> Iterator[str]:
     yield from _areas(tables)
     yield ""
     for name, table in tables.items():
-        yield f"- {name}: {table['seed'].nunique()} seeds."
+        yield f"- {name}: {len(table['unclipped'][0])} seeds."
 
 
-def _tables(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(name): rows for name, rows in runs.groupby("setting")}
+def _tables(runs: pd.DataFrame) -> dict[str, _Areas]:
+    tables = {}
+    for setting, rows in runs.groupby("setting"):
+        of_rule = {str(name): of_name for name, of_name in rows.groupby("rule", sort=False)}
+        few = {n: pd.concat([of_rule[m] for m in {n, start_of(n)}]) for n in of_rule}
+        tables[str(setting)] = {n: [area(few[n], n, view) for view in VIEWS] for n in few}
+    return tables
 
 
 def _compared() -> Iterator[tuple[str, str, str]]:
@@ -127,17 +134,15 @@ def _compared() -> Iterator[tuple[str, str, str]]:
                 yield "a cap followed by thresholds", rule.then_cut, against
 
 
-def _areas(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+def _areas(tables: Mapping[str, _Areas]) -> Iterator[str]:
     """Yield what each rule gains over no intervention."""
     yield from _table_head(["rule", *(f"{name}: {view.name}" for name in tables for view in VIEWS)])
-    for name in dict.fromkeys(name for t in tables.values() for name in t["rule"]):
+    for name in dict.fromkeys(name for table in tables.values() for name in table):
         if name != start_of(name):
             cells = [
-                f"{(area(t, name, view) - area(t, start_of(name), view)).mean():+.1f}"
-                if name in set(t["rule"])
-                else ""
+                f"{(t[name][v] - t[start_of(name)][v]).mean():+.1f}" if name in t else ""
                 for t in tables.values()
-                for view in VIEWS
+                for v in range(len(VIEWS))
             ]
             yield _row([name, *cells])
 

@@ -274,7 +274,7 @@ def test_areas_by_hand() -> None:
     np.testing.assert_allclose(area(runs, "cap", VIEWS[0]), 55.0)
     # Balanced accuracy moved by 0.05: of the valid ones only the dominated arm is left.
     np.testing.assert_allclose(area(runs, "cap", VIEWS[1]), 50.0 + 0.4 * 5)
-    found = gain(runs, "cap", "unclipped", VIEWS[0])
+    found = gain(area(runs, "cap", VIEWS[0]), area(runs, "unclipped", VIEWS[0]))
     np.testing.assert_allclose([found.mean, found.low, found.high], 5.0)
 
 
