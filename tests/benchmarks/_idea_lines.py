@@ -116,7 +116,7 @@ def lines(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _tables(runs: pd.DataFrame) -> dict[str, _Areas]:
-    tables = {}
+    tables: dict[str, _Areas] = {}
     for setting, rows in runs.groupby("setting"):
         of_rule = {str(name): of_name for name, of_name in rows.groupby("rule", sort=False)}
         few = {n: pd.concat([of_rule[m] for m in {n, start_of(n)}]) for n in of_rule}
