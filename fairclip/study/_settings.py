@@ -87,7 +87,7 @@ _TABLES = (
         "digits",
         "Digits, rotated (synthetic)",
         "Synthetic: handwritten digits, a minority of them rotated, and a rare class.",
-        {"data": "digits", "model": "cnn", "epochs": 20},
+        {"data": "digits", "model": "cnn", "hidden": (16, 32), "epochs": 20},
         costly=True,
         synthetic=True,
     ),
