@@ -10,6 +10,8 @@ from fairclip.metrics import responsible_use
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
+from study_pages import write_study_pages  # noqa: E402  (found in the folder above)
+
 project = "fairclip"
 author = "the fairclip authors"
 project_copyright = ""
@@ -22,7 +24,7 @@ extensions = [
     "mathml",
     "public_names",
 ]
-exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints", "study/study.md", "study/pages/answer.md"]
 nitpicky = True  # of our own names; other projects are not fetched to link to them
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|pd|pandas|pathlib|lightning|transformers|keras|skorch|sklearn)\..*"),
@@ -89,5 +91,8 @@ def write_responsible_use() -> None:
         page.write_text(responsible_use(), encoding="utf-8")
 
 
-copy_notebooks()
 write_responsible_use()
+if write_study_pages(HERE / "study"):  # a notebook reads the tables: it runs again
+    for made in ("notebooks", "_build/.notebooks"):
+        shutil.rmtree(HERE / made, ignore_errors=True)
+copy_notebooks()

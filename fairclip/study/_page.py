@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fairclip.metrics import Notes, Report, Section, Table, neutralise_formulas
+from fairclip.metrics import Notes, Report, Section, Table
 from fairclip.study._answer import (
     answer_section,
     goal_sentences,
@@ -18,6 +18,7 @@ from fairclip.study._goal import goal_of
 from fairclip.study._record import Record
 from fairclip.study._sections import setting_section
 from fairclip.study._settings import Setting
+from fairclip.study._tables import write_tables
 
 _ENOUGH_SEEDS = 10
 
@@ -54,7 +55,7 @@ _METHOD = (
 
 
 def write_page(out: Path, settings: Sequence[Setting]) -> Report:
-    """Write study.html, .md, .json, fronts.csv, verdicts.csv and arms.csv.
+    """Write study.html, .md, .json, and the tables.
 
     Args:
         out: The folder of the study; each finished setting has a folder in it.
@@ -64,9 +65,7 @@ def write_page(out: Path, settings: Sequence[Setting]) -> Report:
     records = [Record.read(setting, out / setting.name) for setting in done]
     report = make_page(records, settings)
     report.save(out, stem="study")
-    for name, frame in _tables(records).items():
-        text = neutralise_formulas(frame).to_csv(index=False, lineterminator="\n")
-        (out / f"{name}.csv").write_text(text, encoding="utf-8")
+    write_tables(out, records)
     return report
 
 
@@ -114,6 +113,11 @@ def _families_table() -> Table:
     return Table(pd.DataFrame(rows).set_index("family"), "The arms of each family.")
 
 
+def _without_folder(command: str) -> str:
+    program, _, rest = command.partition(" ")
+    return f"{Path(program).name} {rest}"
+
+
 def _making(records: Sequence[Record]) -> Section:
     rows = [
         {
@@ -123,7 +127,7 @@ def _making(records: Sequence[Record]) -> Section:
             "arms": record.runs["arm"].nunique(),
             "sha256 of the data": record.environment["data"]["sha256"],
             "origin": record.environment["data"]["origin"],
-            "command": record.environment["command_line"],
+            "command": _without_folder(record.environment["command_line"]),
             "versions": ", ".join(" ".join(v) for v in record.environment["versions"].items()),
         }
         for record in records
@@ -133,28 +137,3 @@ def _making(records: Sequence[Record]) -> Section:
         return Section("How it was made", ("No setting is finished.",))
     frame = pd.DataFrame(rows).set_index("setting")
     return Section("How it was made", (note, Table(frame, "From each environment.json.")))
-
-
-def _tables(records: Sequence[Record]) -> dict[str, pd.DataFrame]:
-    found: dict[str, list[pd.DataFrame]] = {"fronts": [], "verdicts": [], "arms": []}
-    for record in records:
-        of_setting = [
-            front.rename(columns={view.metric: "figure"}).assign(view=view.title)
-            for view, front in record.fronts.items()
-        ]
-        found["fronts"].append(_named(pd.concat(of_setting), record))
-        found["verdicts"].append(_named(record.verdicts, record))
-        found["arms"].append(_named(_arms(record), record))
-    return {name: pd.concat(frames) if frames else pd.DataFrame() for name, frames in found.items()}
-
-
-def _named(frame: pd.DataFrame, record: Record) -> pd.DataFrame:
-    return frame.assign(setting=record.setting.name)[["setting", *frame.columns]]
-
-
-def _arms(record: Record) -> pd.DataFrame:
-    families = {arm: family.name for family in record.families for arm in family.arms}
-    validation = record.means_of("validation").drop(columns=["part", "seed"])
-    frame = record.test.join(validation.add_prefix("validation_")).reset_index()
-    frame.insert(0, "family", [families.get(arm, "") for arm in frame["arm"]])
-    return frame

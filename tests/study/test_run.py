@@ -58,6 +58,7 @@ def test_a_study_from_start_to_page_in_two_calls(
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
         "arms.csv",
         "fronts.csv",
+        "pictures.csv",
         "study.html",
         "study.json",
         "study.md",
