@@ -9,14 +9,14 @@ from fairclip.metrics import plot_fronts, to_svg
 from fairclip.study import study_settings
 
 TABLES = ("verdicts", "fronts", "pictures", "arms")
-_NOT_YET = "The study has not been run yet. This is the command:"
+_NOT_YET = "The study has not been run yet."
 
 
 def write_study_pages(folder: Path) -> bool:
     """Write ``pages/answer.md``, which ``index.md`` includes, and ``pages/<setting>.md``.
 
     Args:
-        folder: Holds what ``make study`` copied there: study.md and the tables, or nothing yet.
+        folder: Holds study.md and the tables as `fairclip study` writes them, or neither yet.
 
     Returns:
         Whether a page has changed.
