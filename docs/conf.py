@@ -1,7 +1,9 @@
 """The site: docstrings, the pages beside this file, and the notebooks."""
 
+import hashlib
 import shutil
 import sys
+from importlib.metadata import distributions
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -50,10 +52,23 @@ html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# The notebooks run while the site is built, in folders of their own; what has not changed is not
-# run again. Sphinx reads below its own folder only, so they are copied there.
+
+def hash_of_sources() -> str:
+    """Return a hash of what the notebooks' numbers come from, their own cells aside."""
+    found = hashlib.sha256()
+    for pattern in ("fairclip/**/*", "metrics/**/*", "docs/study/*.csv"):
+        for path in sorted(HERE.parent.glob(pattern)):
+            if path.is_file() and path.suffix != ".pyc":
+                found.update(f"{path.relative_to(HERE.parent)}\0".encode() + path.read_bytes())
+    found.update("\0".join(sorted(f"{it.name} {it.version}" for it in distributions())).encode())
+    return found.hexdigest()[:16]
+
+
+# The notebooks run while the site is built, in folders of their own; where neither their cells nor
+# the package nor its libraries have changed they are not run again. Sphinx reads below its own
+# folder only, so they are copied there.
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(HERE / "_build" / ".notebooks")
+nb_execution_cache_path = str(HERE / "_build" / ".notebooks" / hash_of_sources())
 nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True

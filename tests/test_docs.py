@@ -7,6 +7,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -15,6 +16,8 @@ import pytest
 
 import fairclip
 import fairclip.integrations
+from fairclip.comparison import Settings
+from fairclip.comparison._arms import make_arm
 from tests.test_readme import run_python_blocks
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -56,6 +59,30 @@ def test_the_python_blocks_of_a_page_run(
 
 def test_there_are_python_blocks() -> None:
     assert any("```python\n" in path.read_text(encoding="utf-8") for path in PAGES)
+
+
+def test_the_guide_has_a_line_for_every_kind_of_arm() -> None:
+    with pytest.raises(ValueError, match="there are unclipped") as error:
+        make_arm("nothing", Settings())
+    kinds = str(error.value).partition("there are ")[2].rstrip(".").split(", ")
+    assert {name.partition("@")[0] for name in _arms_of_the_guide()} == {
+        kind.replace("<aggregator>", "UPGrad") for kind in kinds
+    }
+
+
+def test_the_arms_of_the_guide_are_what_it_says_without_a_value_too() -> None:
+    pytest.importorskip("torchjd", reason="one of the arms")
+    names = _arms_of_the_guide()
+    arms = {name: make_arm(name, Settings()) for name in names}
+    for name in names[names.index("group_dro@0.01") :]:
+        kind = name.partition("@")[0]
+        assert replace(make_arm(kind, Settings()), name=name) == arms[name]
+
+
+def _arms_of_the_guide() -> list[str]:
+    text = (DOCS / "guide.md").read_text(encoding="utf-8")
+    table = text.partition("| arm | what it is |")[2].partition("\n\n")[0]
+    return re.findall(r"^\| `(\S+)` \|", table, flags=re.MULTILINE)
 
 
 def _build(html: Path) -> None:
