@@ -4,6 +4,7 @@ It is written once, with calls that the two spell alike (``xp.where``, ``xp.amin
 device nothing here waits for it, `to_host` aside.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,11 @@ def as_array(tensor: Tensor) -> Array:
 def host_view(array: Array) -> Array:
     """Return a tensor in the host's memory as a numpy view without its graph, else the array."""
     return array if isinstance(array, np.ndarray) else as_array(array.detach())
+
+
+def are_finite(norms: Array, present: Array) -> Array:
+    """Say whether the norms (..., K) of the groups that are present (K,) are finite, as a bool."""
+    return namespace(norms).where(present, norms, 0.0).max() < math.inf  # False for NaN
 
 
 def given_as(given: Array, array: Array) -> Array:

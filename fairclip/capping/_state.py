@@ -1,12 +1,11 @@
 """What a cap remembers between steps. Shapes: K groups, L layers."""
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 
-from fairclip._arrays import Array, alike, namespace, to_host, to_place_of
+from fairclip._arrays import Array, alike, are_finite, namespace, to_host, to_place_of
 from fairclip.capping._plan import Plan, make_plan
 from fairclip.capping._strata import Strata
 
@@ -60,7 +59,7 @@ class CapState:
         """
         xp = namespace(norms)
         self._follow_(norms)
-        finite = xp.where(present, norms, 0.0).max() < math.inf  # which hands NaN on
+        finite = are_finite(norms, present)
         taken = present & finite  # (K,)
         kept_weight, kept_sum = (self._weight, self._sum) if smoothing else (0.0, 0.0)
         self._weight = xp.where(taken, self._weight * smoothing + 1, kept_weight)

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fairclip._arrays import Array, given_as, host_view, namespace, to_host
+from fairclip.capping._plan import make_plan, warn_of_small_groups
 from fairclip.capping._strata import make_strata
 from fairclip.capping._target_state import TargetState
 
@@ -24,20 +25,30 @@ class TargetCap:
         \log f_k \leftarrow \text{clamp}\bigl(\log f_k - \eta\,(r_k - \min_j r_j - \gamma),
             \; \log \phi_k, \; 0\bigr)
 
-    at every observation, with :math:`r_k` the smoothed recall of group k (the share of its rows
-    that are predicted right), the minimum over the groups of its stratum, :math:`\eta` = ``rate``,
-    :math:`\gamma` = ``gap`` and the floor :math:`\phi_k`. The factors that are applied are
+    at every observation, with :math:`r_k` the recall of group k (its rows that were predicted right
+    over its rows, both smoothed), the minimum over the groups of its stratum, :math:`\eta` =
+    ``rate``, :math:`\gamma` = ``gap`` and the floor :math:`\phi_k`. The factors that are applied
+    are
 
-    .. math:: f_k \frac{\sum_j n_j}{\sum_j f_j n_j}
+    .. math:: f_k \min\left(\frac{\sum_j n_j}{\sum_j f_j n_j}, \frac{m}{\max_j f_j}\right)
 
-    with the stratum's rows :math:`n_j` in the data, so that a label keeps its share of the training
-    whatever the recalls. They may exceed 1, and are at most :math:`1 / \min_j \phi_j`.
+    with the stratum's rows :math:`n_j` in the data and :math:`m` = ``max_factor``, so that a label
+    keeps its share of the training whatever the recalls, as far as no factor exceeds m for it.
 
     It is adaptive reweighting of rows: no gradient is measured, and none is bounded. What it looks
     at are predictions as they are cut in training, not scores. What to know before using it:
 
+    - The factors accumulate. One falls by :math:`\eta\,(r_k - \min_j r_j - \gamma)` an observation,
+      and rises by :math:`\eta\gamma` where its recall is the least, by less where it is within the
+      gap. From f it is back at 1 after :math:`-\log f / (\eta\gamma)` observations at the earliest:
+      347 from one half with the default rate and a gap of 0.02. So it stays low long after the gap
+      closed, and what overshot is corrected slowly; the last step is one of many.
+    - With ``gap=0`` every cell that is not the smallest ratchets down towards its floor: at each
+      observation all fall but the one with the least recall, and none rises.
+    - "equal_vote" gives the smallest cell of a stratum the floor 1. Where that is the better
+      predicted one, as women with y=0 on Adult, the rule can do nothing there; a number as
+      ``floor`` can.
     - The recall of a cell with few rows in a batch is noise, and its factor wanders with it.
-    - The factors follow the recalls with a delay and overshoot; the last step is one of many.
     - Recalls also come close where a model drifts towards a constant prediction, which has a gap of
       0 within each label: look at balanced accuracy and at the rates of each group beside it.
     - On training rows that a model knows by heart all recalls are 1 and nothing is capped: observe
@@ -46,8 +57,8 @@ class TargetCap:
     At the edges: a group that was never observed has the factor 1 before rescaling and no part in
     the minimum. One that is absent from an observation keeps its recall. The only group of a
     stratum keeps the factor 1. While no recall is over the least by more than the gap, all factors
-    stay exactly 1. With ``gap=0`` no factor rises again; the rescaling makes only their ratios
-    count.
+    stay exactly 1. Where they are rescaled only their ratios count: factors that fell together are
+    as if they had not.
 
     Args:
         target: What is compared with what. ``"equalized_odds"``: the cells (group and label) of
@@ -55,19 +66,26 @@ class TargetCap:
             others are left as they are. ``"accuracy"``: groups without label, by their share of
             right predictions; the rescaling is over all of them. ``"worst_cell"``: all cells with
             each other, and no rescaling: labels do not keep their share, and steps get smaller.
-        gap: Difference between recalls that is let be, in [0, 1]. None fits every target and table.
+        gap: Difference between recalls that is let be, in [0, 1]. No value fits every target and
+            table.
         rate: Speed, per observation and unit of recall, positive.
         smoothing: Weight of the past in the recalls, in [0, 1). 0 looks at one observation only.
         floor: Least factor before rescaling, a number in [0, 1]; or ``"equal_vote"``,
             :math:`\min(1, n_\text{min} / n_k)` within the stratum: no group gets fewer votes than
-            its smallest one.
+            its smallest one of ``min_reference_rows``.
         max_accuracy_loss: Share of rows in [0, 1]. While the smoothed accuracy on all observed rows
-            is more than this below the best it has had, every :math:`\log f_k` is multiplied by
-            1 - ``rate`` instead (0 from a rate of 1 on). It looks back on the same run, not at one
-            without a cap: it ends a collapse and is no bound on what the cap costs. The accuracies
-            count once the average holds half of its weight. None for no such rule.
+            of a known group is more than this below the best it has had, every :math:`\log f_k` is
+            multiplied by 1 - ``rate`` instead (0 from a rate of 1 on), so that factors rise, with
+            ``gap=0`` too. It looks back on the same run, not at one without a cap: it ends a
+            collapse and is no bound on what the cap costs. The accuracies count once the average
+            holds half of its weight. None for no such rule.
         favourable: The label of "equal_opportunity", by its code in ``strata`` (of an encoder,
             ``strata_``); of no matter for other targets.
+        min_reference_rows: Groups with fewer rows in the data are never the least, and those of a
+            stratum share one "equal_vote" as if they were one group. A stratum of such groups alone
+            is not capped.
+        max_factor: Largest factor that rescaling may give, at least 1; the ratios within the
+            stratum stay, and its share gets smaller.
 
     Raises:
         ValueError: If a field is outside its range, or not one of its words.
@@ -94,11 +112,13 @@ class TargetCap:
     floor: str | float = "equal_vote"
     max_accuracy_loss: float | None = None
     favourable: int = 1
+    min_reference_rows: int = 30
+    max_factor: float = 10.0
 
     def __post_init__(self) -> None:
         if self.target not in _TARGETS:
             raise ValueError(f"`target` must be one of {_TARGETS}, got {self.target!r}.")
-        for name in ("gap", "rate", "smoothing"):
+        for name in ("gap", "rate", "smoothing", "min_reference_rows", "max_factor"):
             if not isinstance(getattr(self, name), Real):
                 raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
         # The ranges are written so that nan fails too.
@@ -116,6 +136,12 @@ class TargetCap:
         loss = self.max_accuracy_loss
         if loss is not None and not (isinstance(loss, Real) and 0 <= loss <= 1):
             raise ValueError(f"`max_accuracy_loss` must be None or in [0, 1], got {loss!r}.")
+        if not self.min_reference_rows >= 1:
+            raise ValueError(
+                f"`min_reference_rows` must be at least 1, got {self.min_reference_rows}."
+            )
+        if not self.max_factor >= 1:
+            raise ValueError(f"`max_factor` must be at least 1, got {self.max_factor}.")
         if not isinstance(self.favourable, Integral):
             raise TypeError(f"`favourable` must be a label's code, got {self.favourable!r}.")
 
@@ -133,6 +159,9 @@ class TargetCap:
 
         Raises:
             ValueError: If the arguments do not fit each other or the target.
+
+        Warns:
+            FairclipWarning: If groups are pooled, or a stratum has none that is large enough.
         """
         rows = to_host(counts)
         if rows.ndim != 1 or len(rows) == 0 or rows.dtype.kind not in "iu" or rows.min() < 0:
@@ -149,8 +178,10 @@ class TargetCap:
                 "`GroupEncoder(with_label=False)`."
             )
         n_groups = len(rows)
-        member = make_strata(n_groups, strata if by_label else None, ()).member  # (K, K)
-        floors = self._floors(rows, member)
+        rows = rows.astype(np.int64)  # a copy
+        compared = make_strata(n_groups, strata if by_label else None, ())
+        plan = make_plan(rows, compared, self.min_reference_rows, np.float64)
+        floors = plan.floor if isinstance(self.floor, str) else np.full(n_groups, self.floor)
         if self.target == "equal_opportunity":
             is_favourable = to_host([] if strata is None else strata) == self.favourable
             if not is_favourable.any():
@@ -158,15 +189,20 @@ class TargetCap:
                     f"`favourable` must be a label in `strata`, got {self.favourable}."
                 )
             floors = np.where(is_favourable, floors, 1.0)
+        warn_of_small_groups(rows, compared, self.min_reference_rows)
         return TargetState(
+            target=self.target,
+            favourable=self.favourable if self.target == "equal_opportunity" else None,
             factors=np.ones(n_groups),
             reference=np.arange(n_groups),
             log_factors=np.zeros(n_groups),
-            sum=np.zeros(n_groups + 1),
-            weight=np.zeros(n_groups + 1),
+            hits=np.zeros(n_groups + 1),
+            rows=np.zeros(n_groups + 1),
+            n_observations=np.zeros(1),
             best=np.full(1, -np.inf),
-            counts=rows.astype(np.int64),
-            member=member,
+            counts=rows,
+            member=compared.member,
+            comparable=plan.eligible,
             log_floor=np.log(floors, where=floors > 0, out=np.full(n_groups, -np.inf)),
         )
 
@@ -176,7 +212,8 @@ class TargetCap:
         No host synchronisation.
 
         Args:
-            hits: Rows of each group that were predicted right.
+            hits: Rows of each group that were predicted right, or the probabilities of their true
+                classes, added up.
             rows: Rows of each group that were observed.
             state: Of `init`.
 
@@ -198,22 +235,22 @@ class TargetCap:
 
     def _move(self, state: TargetState) -> tuple[Array, Array]:
         """Return the new logarithms, and the code that each group was compared with, (K,)."""
-        xp, recalls, log_factors = namespace(state.sum), state.recalls, state.log_factors
-        seen = state.weight[:-1] > 0  # (K,)
-        recalls_of_stratum = xp.where(state.member & seen, recalls, xp.inf)  # (K, K)
-        least = xp.amin(recalls_of_stratum, -1)
+        xp, recalls, log_factors = namespace(state.rows), state.recalls, state.log_factors
+        seen = state.rows[:-1] > 0  # (K,)
+        compared_with = xp.where(state.comparable & seen, recalls, xp.inf)  # (K, K)
+        least = xp.amin(compared_with, -1)  # inf where there is none, which moves nothing down
         moved = log_factors - self.rate * (recalls - least - self.gap)
         if self.max_accuracy_loss is not None:
-            accuracy = state.sum[-1:] / state.weight[-1:].clip(1.0)
-            is_lost = accuracy < state.best - self.max_accuracy_loss
+            is_lost = state.accuracy < state.best - self.max_accuracy_loss
             moved = xp.where(is_lost, log_factors * max(1 - self.rate, 0.0), moved)
         moved = xp.maximum(moved, state.log_floor).clip(max=0.0)
-        reference = xp.where(seen, recalls_of_stratum.argmin(-1), state.reference)
+        is_compared = seen & (least < xp.inf)
+        reference = xp.where(is_compared, compared_with.argmin(-1), state.reference)
         return xp.where(seen, moved, log_factors), reference
 
     def _rescale(self, state: TargetState) -> Array:
         """Return the factors (K,) as they are applied."""
-        xp = namespace(state.sum)
+        xp = namespace(state.rows)
         if self.target == "worst_cell":
             return xp.exp(state.log_factors)
         # The largest of a stratum is taken out: it cancels, and nothing underflows together.
@@ -221,14 +258,8 @@ class TargetCap:
         factors = xp.exp(state.log_factors - largest)
         rows = state.counts * state.member  # (K, K)
         n_rows, n_votes = rows.sum(-1), (rows * factors).sum(-1)
-        return factors * xp.where(n_rows > 0, n_rows / n_votes, 1.0)
-
-    def _floors(self, rows: np.ndarray[Any, Any], member: np.ndarray[Any, Any]) -> Array:
-        """Return the least factors (K,) before rescaling."""
-        if not isinstance(self.floor, str):
-            return np.full(len(rows), self.floor)
-        least = np.where(member & (rows > 0), rows, np.inf).min(-1)  # (K,)
-        return np.minimum(least / rows.clip(1), 1.0)
+        scale = xp.where(n_rows > 0, n_rows / n_votes, 1.0)
+        return factors * scale.clip(max=self.max_factor)
 
 
 def _as_float64(array: Array) -> Array:

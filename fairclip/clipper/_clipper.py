@@ -14,10 +14,8 @@ from fairclip.capping import NormCap, TargetCap
 from fairclip.clipper._begin import begin_rule
 from fairclip.clipper._codes import Codes, as_codes
 from fairclip.clipper._ending import Ending, raise_if_nonfinite
-from fairclip.clipper._norm_rule import NormRule
-from fairclip.clipper._predictions import as_predictions
+from fairclip.clipper._predictions import Predicted
 from fairclip.clipper._scaling import has_unscaled, is_unscaled, optimizers_of
-from fairclip.clipper._target_rule import TargetRule
 from fairclip.clipping import Mode
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import (
@@ -278,21 +276,29 @@ class FairClipper:
             self._end_weighed()
             raise
 
-    def observe(self, predicted_codes: Codes, targets: Codes, groups: Codes) -> None:
+    def observe(self, predicted: Predicted, targets: Codes, groups: Codes) -> None:
         """Tell a `TargetCap` how rows were predicted: its recalls and factors move once.
 
         They may be training rows or held-back ones, in each step or now and then. The factors hold
         from the next step on: to have them in this one, call it before `weigh`, or before
         `clip_grad_` in a step of `watch` or `backward`. What is on a device stays there.
 
+        A row counts as predicted right by the probability of its true class; with class codes that
+        is 1 or 0. Probabilities make smoother recalls: with codes a row that moves towards the cut
+        counts only once it is over it.
+
         Args:
-            predicted_codes: (B,) class codes, integers or booleans, coded as the targets are.
-            targets: (B,) class codes, also as floating numbers.
+            predicted: (B,) class codes, integers or booleans, coded as the targets are; or floating
+                numbers, (B,) the probability of class 1 or (B, C) those of all classes. NaN counts
+                as 0.
+            targets: (B,) class codes, also as floating numbers; with probabilities 0 to C - 1.
             groups: (B,) codes as in `watch`.
 
         Raises:
-            TypeError: If the cap is no `TargetCap`, or predictions or groups are no codes.
-            ValueError: If they differ in shape, or groups are out of range.
+            TypeError: If the cap is no `TargetCap`, or ``groups`` are no codes.
+            ValueError: If shapes do not fit, or groups are out of range; of what is in the host's
+                memory also if a probability is outside of [0, 1], or a target is none of the
+                classes.
 
         Example:
             >>> import torch, fairclip
@@ -307,10 +313,7 @@ class FairClipper:
             >>> losses.mean().backward()
             >>> record = clipper.clip_grad_()
         """
-        if not isinstance(self._rule, TargetRule):
-            raise TypeError(f"`observe` is for a TargetCap, and the cap is {self.cap!r}.")
-        codes = as_codes(groups)
-        self._rule.observe(*as_predictions(predicted_codes, targets, codes), codes)
+        self._rule.observe(predicted, targets, groups)
 
     def gradients_by_group(
         self, scaler: torch.amp.GradScaler | None = None
@@ -522,7 +525,6 @@ class FairClipper:
         counts, device = weighed.counts[:-1], self._engine.device
         if not weighed.is_measured:
             return self._ending.clip_(self._rule.skip(counts, device))
-        assert isinstance(self._rule, NormRule)  # no other is ever due
         gradients = self._collect(scale)
         weighted, seen = self._gramian(gradients), gradients.row_counts()
         return self._ending.clip_(self._rule.measure(weighted, seen, counts, device))

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fairclip._arrays import Array, namespace, placed, to_host
+from fairclip._arrays import Array, are_finite, namespace, placed, to_host
 from fairclip.capping import CapState, NormCap
-from fairclip.clipper._exact import cap_
 from fairclip.clipper._unmeasured import unmeasured
 from fairclip.gradients import GroupGradients, norms_of, with_rest
 from fairclip.trace import RawStep
@@ -68,7 +68,17 @@ class NormRule:
 
     def cap_(self, gradients: GroupGradients, gramian: Array) -> RawStep:
         """See `CapRule`."""
-        return cap_(gradients, gramian, self.cap, self._state)
+        counts = gradients.row_counts()
+        norms = norms_of(gramian)[..., :-1]  # (K,) or (L, K), as the factors
+        factors = self.cap(norms, counts, counts > 0, self._state)
+        if not math.isinf(self.cap.max_ratio):
+            gradients.recombine_(factors)
+            if self.preserve_norm:
+                scale = _growth(gramian, factors)
+                torch._foreach_mul_(
+                    gradients.totals, scale if isinstance(scale, Tensor) else float(scale)
+                )
+        return RawStep(counts, gramian, factors, self._state.averages, self._state.reference)
 
     def begin_weighed(self) -> None:
         """See `CapRule`."""
@@ -82,14 +92,7 @@ class NormRule:
     def measure(
         self, weighted: Array, seen: Array, counts: np.ndarray, device: torch.device
     ) -> RawStep:
-        """Record a measured step, and let its norms decide the factors of the next ones.
-
-        Args:
-            weighted: (K + 1, K + 1) dot products between the contributions as they were scaled.
-            seen: (K,) rows of each group of which it knows.
-            counts: As in `skip`.
-            device: As in `skip`.
-        """
+        """See `CapRule`."""
         self._n_until_measured = self._measure_every - 1
         xp = namespace(weighted)
         applied = placed(self._factors, device)
@@ -102,9 +105,12 @@ class NormRule:
         rows, self._rows = self._rows, np.zeros_like(self._rows)
         norms = norms_of(gramian)[:-1]
         factors = self._lagged(norms, placed(rows, device), present, self._state)
-        finite = xp.where(present, norms, 0.0).max() < math.inf  # False for NaN
-        self._use(xp.where(finite, factors, applied))
+        self._use(xp.where(are_finite(norms, present), factors, applied))
         return replace(record, gramian=gramian)
+
+    def observe(self, *_: Any) -> None:
+        """Refuse: a `NormCap` looks at no predictions."""
+        raise TypeError(f"`observe` is for a TargetCap, and the cap is {self.cap!r}.")
 
     def state_dict(self) -> dict[str, Any]:
         """See `CapRule`."""
@@ -140,3 +146,17 @@ class NormRule:
             reference=placed(self._state.reference, device),
             measured=measured,
         )
+
+
+def _growth(gramian: Array, factors: Array) -> Array:
+    """Return the norm of the total before the cap over that after it; 1 if either is no number."""
+    xp = namespace(gramian)
+    weights = with_rest(factors)
+    before = gramian.sum()
+    after = (weights[..., None, :] @ gramian @ weights[..., None]).sum()
+    with np.errstate(all="ignore"):
+        ratio = (before / after) ** 0.5
+    # Nothing capped: exactly 1, whatever the two sums round to.
+    is_needed = xp.isfinite(ratio) & (factors != 1.0).any()
+    needed: Array = xp.where(is_needed, ratio, 1.0)
+    return needed

@@ -7,6 +7,8 @@ import torch
 
 from fairclip._arrays import Array
 from fairclip.capping import NormCap, TargetCap
+from fairclip.clipper._codes import Codes
+from fairclip.clipper._predictions import Predicted
 from fairclip.gradients import GroupGradients
 from fairclip.trace import RawStep
 
@@ -51,6 +53,33 @@ class CapRule(Protocol):
         Args:
             counts: (K,) rows of each group.
             device: Where the gradients are.
+        """
+
+    def measure(
+        self,
+        weighted: Array,
+        seen: Array,
+        counts: np.ndarray[Any, Any],
+        device: torch.device,
+        /,
+    ) -> RawStep:
+        """Record a measured step, and let its norms decide the factors of the next ones.
+
+        Args:
+            weighted: (K + 1, K + 1) dot products between the contributions as they were scaled.
+            seen: (K,) rows of each group of which it knows.
+            counts: As in `skip`.
+            device: As in `skip`.
+
+        Raises:
+            TypeError: If no step of this cap is ever due.
+        """
+
+    def observe(self, predicted: Predicted, targets: Codes, groups: Codes, /) -> None:
+        """Take in how rows were predicted; as `FairClipper.observe`.
+
+        Raises:
+            TypeError: If the cap looks at no predictions.
         """
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fairclip._arrays import Array, as_array, namespace, placed, to_device
+from fairclip._arrays import Array, are_finite, as_array, namespace, placed, to_device
 from fairclip.capping import TargetCap, TargetState
+from fairclip.clipper._codes import Codes, as_codes
+from fairclip.clipper._predictions import Predicted, hits_of
 from fairclip.clipper._unmeasured import unmeasured
 from fairclip.exceptions import FairclipWarning
 from fairclip.gradients import GroupGradients, norms_of, with_rest
@@ -45,10 +46,9 @@ class TargetRule:
         """See `CapRule`."""
         self._use_latest()
         counts = gradients.row_counts()
-        xp, norms = namespace(gramian), norms_of(gramian)[:-1]
-        finite = xp.where(counts > 0, norms, 0.0).max() < math.inf  # False for NaN
+        finite = are_finite(norms_of(gramian)[:-1], counts > 0)
         device = gradients.totals[0].device
-        factors = xp.where(finite, placed(self._factors, device), 1.0)
+        factors = namespace(gramian).where(finite, placed(self._factors, device), 1.0)
         gradients.recombine_(factors)
         return self._record(counts, gramian, factors, device)
 
@@ -58,18 +58,21 @@ class TargetRule:
         factors = placed(self._factors, device)
         return self._record(placed(counts, device), gramian, factors, device, measured)
 
-    def observe(self, predicted: Tensor, targets: Tensor, codes: Tensor) -> None:
-        """Take in how the rows (B,) of the groups ``codes`` were predicted."""
+    def measure(self, *_: Any) -> RawStep:
+        """Refuse: the factors of a `TargetCap` come from no norm."""
+        raise TypeError("No step of a TargetCap is measured.")
+
+    def observe(self, predicted: Predicted, targets: Codes, groups: Codes) -> None:
+        """See `CapRule`."""
+        codes = as_codes(groups)
+        hits = hits_of(predicted, targets, codes).flatten()  # (B,)
         n_groups = len(self._state.counts)
         least, largest = codes.numpy().min(), codes.numpy().max()
         if least < -1 or largest >= n_groups:
             raise ValueError(f"`groups` must be in -1..{n_groups - 1}, got {least}..{largest}.")
-        device = predicted.device
-        groups = torch.arange(n_groups, device=device)[:, None]  # (K, 1)
-        member = to_device(codes, device).flatten() == groups  # (K, B)
-        right = (predicted == to_device(targets, device)).flatten()  # (B,)
-        hits, rows = (member & right).sum(1), member.sum(1)  # (K,)
-        self.cap(as_array(hits), as_array(rows), self._state)
+        all_codes = torch.arange(n_groups, device=hits.device)[:, None]  # (K, 1)
+        member = to_device(codes, hits.device).flatten() == all_codes  # (K, B)
+        self.cap(as_array((member * hits).sum(1)), as_array(member.sum(1)), self._state)
         self._has_observed = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ class TargetRule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `CapRule`."""
         self._state.load_state_dict(state["cap"])
+        self._has_observed = self._state.has_observed
 
     def _use_latest(self) -> None:
         self._factors, self._reference = self._state.factors, self._state.reference
@@ -105,7 +109,7 @@ class TargetRule:
             warnings.warn(
                 f"{_PATIENCE} steps were taken and `observe` was never called: a TargetCap knows "
                 "no recalls then, and all factors are 1. Call "
-                "`clipper.observe(predicted_codes, targets, groups)` in each step.",
+                "`clipper.observe(predicted, targets, groups)` in each step.",
                 FairclipWarning,
                 stacklevel=4,
             )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from fairclip.capping import TargetCap
 from fairclip.comparison._caps import FairArm, TargetArm
 from fairclip.comparison._cuts import CutArm, ThresholdArm
 from fairclip.comparison._loss_arms import FairBatchArm, FairGradArm, FairretArm
@@ -35,7 +34,7 @@ _DEFAULTS = {
     "exponentiated_gradient": 0.01,
     "threshold_optimizer_tpr": 0.0,
 }
-_CAPS = ("fair_cap", "fair_cap_label")
+_WITH_WORDS = ("fair_cap", "fair_cap_label", "target_cap", "target_cap_worst")
 
 
 def make_arms(settings: Settings) -> tuple[Arm, ...]:
@@ -67,8 +66,8 @@ def make_arm(name: str, settings: Settings) -> Arm:
         is_torchjd = kind.startswith("torchjd:")
         if kind not in scaled and not is_torchjd:
             raise ValueError(f"there are {', '.join([*fixed, *scaled, 'torchjd:<aggregator>'])}.")
-        if words and kind not in _CAPS:
-            raise ValueError(f"a + stands behind {' and '.join(_CAPS)} alone.")
+        if words and kind not in _WITH_WORDS:
+            raise ValueError(f"a + stands behind {', '.join(_WITH_WORDS)} alone.")
         number = _number(value) if at else _DEFAULTS.get(kind, 0.0 if is_torchjd else math.nan)
         if not math.isfinite(number):
             raise ValueError("it needs a finite value, as in fair_cap@2.")
@@ -110,7 +109,7 @@ def _kinds(
         return lambda name, ratio: FairArm.capped(name, ratio, settings, within, words)
 
     def target(goal: str) -> Callable[[str, float], Arm]:
-        return lambda name, gap: TargetArm(name, TargetCap(goal, gap=gap))
+        return lambda name, gap: TargetArm.aimed(name, goal, gap, words)
 
     fixed: dict[str, Callable[[str], Arm]] = {
         BASELINE: lambda name: FairArm.uncapped(name, settings),

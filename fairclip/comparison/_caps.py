@@ -13,6 +13,8 @@ from fairclip.comparison._start import Codes, Start
 from fairclip.training import FairStep, TargetStep
 
 _BALANCE = "balance"
+_FLOOR = "floor"
+_RATE = "rate"
 
 
 @dataclass(frozen=True)
@@ -97,23 +99,52 @@ class FairArm:
 
 @dataclass(frozen=True)
 class TargetArm:
-    """Weigh rows by a cap that follows the recalls on the training batches."""
+    """Weigh rows by a cap that follows the recalls on the training batches.
+
+    They are those of the cut predictions, or with ``soft`` those of the probabilities.
+    """
 
     name: str
     cap: TargetCap
+    soft: bool = False
     codes: ClassVar[Codes] = "groups"
     group_blind: ClassVar[bool] = False
+
+    @classmethod
+    def aimed(cls, name: str, target: str, gap: float, words: Sequence[str]) -> Self:
+        """Return a cap for a target.
+
+        The word ``soft`` observes probabilities, ``floor0.3`` sets ``floor``, and ``rate0.3``
+        ``rate``.
+
+        Raises:
+            ValueError: If there is another word, or the cap is none.
+        """
+        cap = TargetCap(target, gap=gap)
+        for word in words:
+            if word.startswith(_FLOOR):
+                cap = replace(cap, floor=float(word.removeprefix(_FLOOR)))
+            elif word.startswith(_RATE):
+                cap = replace(cap, rate=float(word.removeprefix(_RATE)))
+            elif word != "soft":
+                raise ValueError(f"behind a + stands soft, {_FLOOR}0.3 or {_RATE}0.3.")
+        return cls(name, cap, soft="soft" in words)
 
     @property
     def note(self) -> str:
         """What the report says of the arm."""
         target = self.cap.target.replace("_", " ")
+        by = "its probabilities" if self.soft else "its cut predictions"
+        floor = self.cap.floor if isinstance(self.cap.floor, str) else f"{self.cap.floor:g}"
         return (
-            f"TargetCap for {target}: rows weigh less while the recall of their group is more than "
-            f"{self.cap.gap:g} over the least, on the training batches. No gradient is measured."
+            f"TargetCap for {target}: rows weigh less while the recall of their group, by {by} on "
+            f"the training batches, is more than {self.cap.gap:g} over the least (floor "
+            f"{floor.replace('_', ' ')}, rate {self.cap.rate:g}). No gradient is measured."
         )
 
     def step(self, start: Start) -> TargetStep:
         """Return the step for one run."""
         clipper = FairClipper(start.model, cap=self.cap, encoder=start.encoder)
-        return TargetStep(clipper, lambda outputs: outputs.squeeze(1) > 0)
+        if self.soft:
+            return TargetStep(clipper, lambda outputs: outputs.squeeze(1).sigmoid())
+        return TargetStep(clipper, lambda outputs: outputs.squeeze(1) >= 0)

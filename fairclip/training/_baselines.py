@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fairclip.clipping import Mode, ModeState
 from fairclip.training._device import seeded
-from fairclip.training._steps import RowLosses, checked_losses
+from fairclip.training._steps import RowLosses, checked_losses, weighed_mean
 
 
 class WeightedStep:
@@ -41,9 +41,7 @@ class WeightedStep:
     def __init__(self, weights: Tensor, clip: Mode | None = None) -> None:
         if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
             raise ValueError(f"`weights` must be finite, not negative and (K,), got {weights}.")
-        weights = weights.detach().cpu()
-        # The code -1 reads the last entry: the weight of unknown rows.
-        self._weights = torch.cat([weights, weights.new_ones(1)])  # (K + 1,)
+        self._weights = weights.detach().cpu()  # (K,)
         self._clip = clip
         self._clip_state: ModeState | None = None
 
@@ -52,8 +50,7 @@ class WeightedStep:
     ) -> Tensor:
         """Fill ``.grad`` from one batch and return its mean loss."""
         losses = checked_losses(model, inputs, targets, groups, loss_fn)  # (B,)
-        weights = self._weights[groups].to(losses, non_blocking=True)  # (B,)
-        (weights * losses).mean().backward()
+        weighed_mean(losses, self._weights, groups).backward()
         if self._clip is not None:
             if self._clip_state is None:
                 self._clip_state = self._clip.init(model.named_parameters())
@@ -129,14 +126,14 @@ class AggregatedStep:
             not, as the rows are not of the same groups in every batch.
         seed: Of what the aggregator draws from torch's global generators, which are left as they
             were.
-        scales: What the row of each group is multiplied by, dimensionless. None: 1.
+        scales: What the row of each group is multiplied by, dimensionless and positive. None: 1.
 
     Shape:
         - ``aggregator``: ``(K', P)`` to ``(P,)``, with K' at most K. ``scales``: ``(K,)``.
 
     Raises:
-        ValueError: If ``n_groups`` is not positive, or ``scales`` are not one finite number per
-            group.
+        ValueError: If ``n_groups`` is not positive, or ``scales`` are not one finite, positive
+            number per group.
 
     Source:
         Quinton, Rey: Jacobian Descent For Multi-Objective Optimization
@@ -165,8 +162,8 @@ class AggregatedStep:
     ) -> None:
         _check_n_groups(n_groups)
         scales = torch.ones(n_groups) if scales is None else scales.detach().cpu()
-        if scales.shape != (n_groups,) or not bool(scales.isfinite().all()):
-            raise ValueError(f"`scales` must be finite and ({n_groups},), got {scales}.")
+        if scales.shape != (n_groups,) or not bool((scales.isfinite() & (scales > 0)).all()):
+            raise ValueError(f"`scales` must be finite, positive and ({n_groups},), got {scales}.")
         self._n_groups = n_groups
         self._scales = scales
         self._aggregator = aggregator

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.training._cells import Cells
-from fairclip.training._steps import RowLosses, checked_losses
+from fairclip.training._steps import RowLosses, checked_losses, weighed_mean
 
 
 class FairBatchStep:
@@ -83,9 +83,7 @@ class FairBatchStep:
             self._n_seen.zero_()
             self._sums.zero_()
         losses = checked_losses(model, inputs, targets, groups, loss_fn)  # (B,)
-        # The code -1 reads the last entry: the weight of unknown rows.
-        weights = torch.cat([self._shares / self._at_first, self._shares.new_ones(1)])  # (K + 1,)
-        (weights[groups].to(losses, non_blocking=True) * losses).mean().backward()
+        weighed_mean(losses, self._shares / self._at_first, groups).backward()
         member = self._cells.member(groups)  # (K, B)
         self._n_seen += member.sum(1)
         self._sums = self._sums.to(losses.device, non_blocking=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fairclip.training._cells import Cells
-from fairclip.training._steps import RowLosses, checked_losses
+from fairclip.training._steps import RowLosses, losses_of, weighed_mean
 
 
 class FairGradStep:
@@ -91,11 +91,9 @@ class FairGradStep:
     ) -> Tensor:
         """Fill ``.grad`` from one batch and return its mean loss."""
         outputs = model(inputs)
-        losses = checked_losses(nn.Identity(), outputs, targets, groups, loss_fn)  # (B,)
+        losses = losses_of(outputs, targets, groups, loss_fn)  # (B,)
         self._update(outputs.detach(), groups)
-        # The code -1 reads the last entry: the weight of unknown rows.
-        weights = torch.cat([self.weights, self._levels.new_ones(1)])  # (K + 1,)
-        (weights[groups.to(weights.device, non_blocking=True)] * losses).mean().backward()
+        weighed_mean(losses, self.weights, groups).backward()
         return losses.detach().mean()
 
     def _update(self, outputs: Tensor, groups: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fairclip._extras import require
 from fairclip.training._cells import Cells
-from fairclip.training._steps import RowLosses, checked_losses
+from fairclip.training._steps import RowLosses, losses_of
 
 # Rates below 1e-20 are zero to fairret, and refused.
 _LEAST_LOGIT = -40.0
@@ -85,7 +85,7 @@ class FairretStep:
                 f"The model must return one logit per row, shape {(len(groups), 1)}, "
                 f"got {tuple(outputs.shape)}."
             )
-        loss = checked_losses(nn.Identity(), outputs, targets, groups, loss_fn).mean()
+        loss = losses_of(outputs, targets, groups, loss_fn).mean()
         (loss + self._strength * self._penalty(outputs, groups)).backward()
         return loss.detach()
 

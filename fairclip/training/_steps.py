@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fairclip.capping import TargetCap
 from fairclip.clipper import FairClipper
+from fairclip.gradients import with_rest
 
 RowLosses: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -53,8 +54,9 @@ class TargetStep:
 
     Args:
         clipper: With a `TargetCap`; wraps the model that is trained.
-        predict: Returns class codes, as the targets code them, for a batch's outputs:
-            ``lambda outputs: outputs.argmax(1)``, or ``outputs.squeeze(1) > 0`` of one logit.
+        predict: Returns what `FairClipper.observe` takes as ``predicted``, for a batch's outputs.
+            Class codes: ``lambda outputs: outputs.argmax(1)``, or ``outputs.squeeze(1) >= 0`` of
+            one logit. Probabilities: ``outputs.softmax(1)``, or ``outputs.squeeze(1).sigmoid()``.
 
     Raises:
         TypeError: If the cap of ``clipper`` is no `TargetCap`.
@@ -64,8 +66,8 @@ class TargetStep:
         >>> from fairclip import FairClipper, TargetCap
         >>> from fairclip.training import TargetStep
         >>> model = torch.nn.Linear(2, 1)
-        >>> clipper = FairClipper(model, TargetCap("worst_cell", gap=0.02), group_counts=[20, 10])
-        >>> step = TargetStep(clipper, lambda outputs: outputs.squeeze(1) > 0)
+        >>> clipper = FairClipper(model, TargetCap("worst_cell", gap=0.02), group_counts=[80, 40])
+        >>> step = TargetStep(clipper, lambda outputs: outputs.squeeze(1) >= 0)
         >>> loss_fn = lambda outputs, targets: (outputs.squeeze(1) - targets).square()
         >>> loss = step(model, torch.ones(3, 2), torch.ones(3), torch.tensor([0, 0, 1]), loss_fn)
         >>> clipper.trace.to_frame()["factor[0]"].item()
@@ -106,3 +108,12 @@ def losses_of(outputs: Tensor, targets: Tensor, groups: Tensor, loss_fn: RowLoss
             f"got {tuple(losses.shape)}."
         )
     return losses
+
+
+def weighed_mean(losses: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
+    """Return the mean of the losses (B,), each times its group's weight (K,); unknown rows weigh 1.
+
+    The weights and the codes may be on other devices.
+    """
+    of_rows = with_rest(weights)[groups.to(weights.device, non_blocking=True)]  # -1 reads the last
+    return (of_rows.to(losses, non_blocking=True) * losses).mean()
