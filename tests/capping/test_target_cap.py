@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from fairclip._arrays import host_view
 from fairclip.capping import TargetCap, TargetState
+from fairclip.exceptions import FairclipWarning
 from tests._as_on_a_device import as_on_a_device
 from tests._no_waiting import NoWaiting
+
+# Of the small ones in `COUNTS`; a test of its own holds the warnings to what they say.
+pytestmark = pytest.mark.filterwarnings("ignore:Groups .* rows:fairclip.FairclipWarning")
 
 COUNTS = [500, 90, 300, 40, 0, 12]
 LABELS = [0, 0, 7, 7, 7, 0]
@@ -23,6 +27,9 @@ CAPS = {
     "fast": TargetCap("equalized_odds", gap=0.1, rate=2.0, smoothing=0.5),
     "no past": TargetCap("equalized_odds", gap=0.0, rate=0.5, smoothing=0.0, floor=0.3),
     "no floor": TargetCap("equalized_odds", gap=0.05, rate=1.0, floor=0.0),
+    "no pool": TargetCap("equalized_odds", gap=0.05, rate=1.0, min_reference_rows=1),
+    "one large": TargetCap("equalized_odds", gap=0.0, rate=1.0, min_reference_rows=301),
+    "small factors": TargetCap("equalized_odds", gap=0.0, rate=1.0, floor=0.0, max_factor=1.2),
     "opportunity": TargetCap("equal_opportunity", gap=0.02, rate=1.0, favourable=7),
     "accuracy": TargetCap("accuracy", gap=0.02, rate=1.0, smoothing=0.9),
     "worst cell": TargetCap("worst_cell", gap=0.05, rate=1.0),
@@ -61,13 +68,18 @@ class SlowTarget:
         self.cap, self.counts = cap, counts
         self.labels = labels if by_label and labels is not None else [0] * len(counts)
         self.logs = [0.0] * len(counts)
-        self.seen: list[list[float]] = [[] for _ in counts]
-        self.accuracies: list[float] = []
+        self.seen: list[list[tuple[int, int]]] = [[] for _ in counts]
+        self.all_seen: list[tuple[int, int]] = []
         self.best = -math.inf
 
-    def average(self, values: list[float]) -> float:
-        weights = [self.cap.smoothing**age for age in reversed(range(len(values)))]
-        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    def rate(self, seen: list[tuple[int, int]]) -> float:
+        """Return the smoothed hits over the smoothed rows."""
+        weights = [self.cap.smoothing**age for age in reversed(range(len(seen)))]
+        hits = sum(w * hit for w, (hit, _) in zip(weights, seen, strict=True))
+        return hits / sum(w * n for w, (_, n) in zip(weights, seen, strict=True))
+
+    def is_large(self, k: int) -> bool:
+        return self.counts[k] >= self.cap.min_reference_rows
 
     def stratum(self, k: int) -> list[int]:
         return [j for j, label in enumerate(self.labels) if label == self.labels[k]]
@@ -77,29 +89,32 @@ class SlowTarget:
             return 1.0
         if not isinstance(self.cap.floor, str):
             return float(self.cap.floor)
-        n_min = min((self.counts[j] for j in self.stratum(k) if self.counts[j]), default=1)
-        return min(1.0, n_min / self.counts[k]) if self.counts[k] else 1.0
+        n_min = min((self.counts[j] for j in self.stratum(k) if self.is_large(j)), default=math.inf)
+        pool = [self.counts[j] for j in self.stratum(k) if not self.is_large(j)]
+        votes = self.counts[k] if self.is_large(k) else sum(pool)
+        return min(1.0, n_min / votes) if votes else 1.0
 
     def observe(self, hits: list[int], rows: list[int]) -> list[float]:
         for k, (hit, n) in enumerate(zip(hits, rows, strict=True)):
             if n:
-                self.seen[k].append(hit / n)
+                self.seen[k].append((hit, n))
         if sum(rows):
-            self.accuracies.append(sum(hits) / sum(rows))
+            self.all_seen.append((sum(hits), sum(rows)))
         is_lost = False
-        if self.accuracies:
-            accuracy, n = self.average(self.accuracies), len(self.accuracies)
+        if self.all_seen:
+            accuracy, n = self.rate(self.all_seen), len(self.all_seen)
             if 1 - self.cap.smoothing**n >= 0.5:
                 self.best = max(self.best, accuracy)
             limit = self.cap.max_accuracy_loss
             is_lost = limit is not None and accuracy < self.best - limit
-        recalls = [self.average(values) if values else None for values in self.seen]
+        recalls = [self.rate(seen) if seen else None for seen in self.seen]
         moved = []
         for k, recall in enumerate(recalls):
             if recall is None:
                 moved.append(0.0)
                 continue
-            least = min(r for j in self.stratum(k) if (r := recalls[j]) is not None)
+            large = [j for j in self.stratum(k) if self.is_large(j)]
+            least = min((r for j in large if (r := recalls[j]) is not None), default=recall)
             log = self.logs[k] - self.cap.rate * (recall - least - self.cap.gap)
             if is_lost:
                 log = self.logs[k] * max(1 - self.cap.rate, 0)
@@ -114,9 +129,11 @@ class SlowTarget:
             return factors
         scales = []
         for k in range(len(factors)):
+            largest = max(factors[j] for j in self.stratum(k))
             rows = sum(self.counts[j] for j in self.stratum(k))
             votes = sum(self.counts[j] * factors[j] for j in self.stratum(k))
-            scales.append(rows / votes if rows else 1.0)
+            scale = rows / votes if rows else 1 / largest
+            scales.append(min(scale, self.cap.max_factor / largest))
         return [f * s for f, s in zip(factors, scales, strict=True)]
 
 
@@ -129,7 +146,7 @@ def test_a_slow_oracle_agrees(name: str, seed: int) -> None:
         factors = cap(hits, rows, state)
         expected = slow.observe(hits.tolist(), rows.tolist())
         np.testing.assert_allclose(factors, expected, rtol=1e-9)
-    recalls = [slow.average(values) if values else math.nan for values in slow.seen]
+    recalls = [slow.rate(seen) if seen else math.nan for seen in slow.seen]
     np.testing.assert_allclose(state.recalls, recalls, rtol=1e-12)
 
 
@@ -141,9 +158,9 @@ def test_worked_by_hand() -> None:
     first = math.exp(-0.2)
     scale = 400 / (300 * first + 100)
     assert cap(hits, rows, state).tolist() == pytest.approx([first * scale, scale, 1, 1])
-    # Group 0 is at (.45 + 1) / 1.5, group 1 not there: the excess is another 29/30 - 6/10 - .1.
+    # Group 0 is at (4.5 + 4) / (5 + 4), group 1 not there: another 17 / 18 - .6 - .1 is too much.
     hits, rows = torch.tensor([4, 0, 0, 0]), torch.tensor([4, 0, 0, 0])
-    second = math.exp(-0.2 - (1.45 / 1.5 - 0.6 - 0.1))
+    second = math.exp(-0.2 - (17 / 18 - 0.6 - 0.1))
     scale = 400 / (300 * second + 100)
     assert cap(hits, rows, state).tolist() == pytest.approx([second * scale, scale, 1, 1])
     assert state.log_factors.tolist() == pytest.approx([math.log(second), 0, 0, 0])
@@ -173,9 +190,17 @@ def test_factors_stay_in_their_range_and_labels_keep_their_share(name: str, seed
         if cap.target == "worst_cell":
             assert (factors <= 1).all()
             continue
+        assert factors.max() <= cap.max_factor
         for label in np.unique(labels):
-            n = np.array(COUNTS)[labels == label]
-            assert n @ factors[labels == label] == pytest.approx(n.sum(), rel=1e-12)
+            n, of_label = np.array(COUNTS)[labels == label], factors[labels == label]
+            logs = state.log_factors[labels == label]
+            np.testing.assert_allclose(
+                of_label / of_label.max(), np.exp(logs - logs.max()), rtol=1e-12
+            )
+            if of_label.max() < cap.max_factor:
+                assert n @ of_label == pytest.approx(n.sum(), rel=1e-12)
+            else:
+                assert n @ of_label <= n.sum() * (1 + 1e-12)
     if cap.target == "equal_opportunity":
         assert factors[labels != cap.favourable].tolist() == [1.0, 1.0, 1.0]
 
@@ -191,12 +216,87 @@ def test_a_group_that_was_never_seen_is_no_minimum(target: str) -> None:
     assert factors[0] < factors[1] < factors[2]
 
 
-@pytest.mark.parametrize("target", ["equalized_odds", "equal_opportunity", "worst_cell"])
+@pytest.mark.parametrize(
+    "target", ["equalized_odds", "equal_opportunity", "accuracy", "worst_cell"]
+)
 def test_within_the_gap_all_factors_are_exactly_1(target: str) -> None:
-    cap = TargetCap(target, gap=1.0, rate=1.0, smoothing=0.0, favourable=7)
-    state = begin(cap)
-    for hits, rows in observations(20, seed=3):
+    cap = TargetCap(target, gap=0.25, rate=1.0, smoothing=0.5, floor=0.0, favourable=7)
+    state, rng = begin(cap), np.random.default_rng(3)
+    rows = torch.full((len(COUNTS),), 8)
+    for _ in range(20):
+        hits = torch.tensor(rng.integers(5, 8, len(COUNTS)))  # .625, .75 or .875, no more than .25
         assert cap(hits, rows, state).tolist() == [1.0] * len(COUNTS)
+    assert np.ptp(state.recalls) > 0.02
+    factors = cap(torch.tensor([8, 0, 8, 0, 8, 8]), rows, state)
+    assert (factors < 1).any()
+
+
+def test_a_small_group_is_not_the_least_and_none_is_lifted_far() -> None:
+    counts, rows = [20000, 8000, 2], torch.tensor([50, 20, 2])
+    hits = torch.tensor([45, 10, 0])  # recalls .9, .5 and 0
+    cap = TargetCap("equalized_odds", gap=0.0, rate=1.0, smoothing=0.0)
+    state, alone = cap.init(counts, [0, 0, 0]), cap.init(counts[:2], [0, 0])
+    for _ in range(9):
+        factors, expected = cap(hits, rows, state), cap(hits[:2], rows[:2], alone)
+    assert state.log_factors[:2].tolist() == alone.log_factors.tolist()
+    assert state.log_factors[2] == 0
+    assert state.reference.tolist() == [1, 1, 1]
+    assert factors[:2].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
+    # As it would be without the two bounds, and with one of them.
+    free = replace(cap, min_reference_rows=1, max_factor=math.inf)
+    bounded = replace(free, max_factor=10.0)
+    states = [each.init(counts, [0, 0, 0]) for each in (free, bounded)]
+    for _ in range(20):
+        far, near = (each(hits, rows, s) for each, s in zip((free, bounded), states, strict=True))
+    assert far[2] > 4000
+    assert near[2] == 10
+    torch.testing.assert_close(near / near[2], far / far[2])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([500, 12, 0], r"Groups \[1, 2\] have fewer than 30 rows"),
+        ([29, 29, 29], r"Groups \[0, 1, 2\] are in a stratum where no group has 30 rows"),
+    ],
+)
+def test_small_groups_are_named(counts: list[int], message: str) -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0)
+    with pytest.warns(FairclipWarning, match=message):
+        state = cap.init(counts)
+    factors = cap(torch.tensor([10, 5, 9]), torch.tensor([10, 10, 10]), state)
+    assert factors.tolist() == [1.0] * 3  # 12 rows are fewer votes than the 500 of the only large
+    assert state.reference.tolist() == ([0, 0, 0] if counts[0] == 500 else [0, 1, 2])
+
+
+def test_small_groups_share_one_floor() -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=9.0, smoothing=0.0)
+    state = cap.init([500, 40, 25, 25, 25])
+    factors = cap(torch.tensor([9, 0, 9, 9, 9]), torch.tensor([10] * 5), state)
+    assert factors.tolist() == pytest.approx([40 / 500, 1, 40 / 75, 40 / 75, 40 / 75])
+
+
+def test_a_factor_rises_as_slowly_as_it_is_said() -> None:
+    cap = TargetCap("worst_cell", gap=0.02, smoothing=0.0, floor=0.5)
+    state, rows = cap.init([100, 100]), torch.tensor([10, 10])
+    for _ in range(20):
+        cap(torch.tensor([10, 0]), rows, state)
+    assert state.factors.tolist() == pytest.approx([0.5, 1])
+    n_observations = 0
+    while state.factors[0] < 1:
+        cap(torch.tensor([0, 10]), rows, state)
+        n_observations += 1
+    assert n_observations == 347
+
+
+def test_without_a_gap_factors_only_fall() -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0, floor=0.1)
+    state, before = cap.init([100, 100, 100]), np.zeros(3)
+    for hits, _ in observations(60, seed=2, n_groups=3):
+        cap(hits.clamp(max=10), torch.tensor([10, 10, 10]), state)
+        assert (state.log_factors <= before).all()
+        before = state.log_factors
+    assert before == pytest.approx(np.log([0.1] * 3))
 
 
 @pytest.mark.parametrize("name", CAPS)
@@ -260,6 +360,27 @@ def test_numpy_and_torch_agree_and_nothing_waits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CAPS)
+def test_the_state_of_another_target_is_refused(name: str) -> None:
+    cap = CAPS[name]
+    saved = begin(cap).state_dict()
+    for other in CAPS.values():
+        if other.target == cap.target:
+            begin(replace(other, gap=0.5)).load_state_dict(saved)
+        else:
+            with pytest.raises(ValueError, match=f"a cap with `target` '{cap.target}', this one"):
+                begin(other).load_state_dict(saved)
+
+
+def test_the_state_for_another_favourable_label_is_refused() -> None:
+    cap = CAPS["opportunity"]
+    other = begin(replace(cap, favourable=0))
+    with pytest.raises(ValueError, match="a cap with `favourable` 7, this one is 0"):
+        other.load_state_dict(begin(cap).state_dict())
+    cap = CAPS["worst cell"]
+    begin(replace(cap, favourable=7)).load_state_dict(begin(cap).state_dict())  # of no matter
+
+
+@pytest.mark.parametrize("name", CAPS)
 def test_resuming_is_bit_exact(name: str) -> None:
     cap = CAPS[name]
     state, resumed = begin(cap), begin(cap)
@@ -294,6 +415,10 @@ def test_resuming_is_bit_exact(name: str) -> None:
         ({"max_accuracy_loss": -1.0}, ValueError, "`max_accuracy_loss`"),
         ({"max_accuracy_loss": "1"}, ValueError, "`max_accuracy_loss`"),
         ({"favourable": "yes"}, TypeError, "`favourable`"),
+        ({"min_reference_rows": 0}, ValueError, "`min_reference_rows`"),
+        ({"min_reference_rows": None}, TypeError, "`min_reference_rows` must be a number"),
+        ({"max_factor": 0.9}, ValueError, "`max_factor`"),
+        ({"max_factor": math.nan}, ValueError, "`max_factor`"),
     ],
 )
 def test_rejected_fields(fields: dict[str, Any], error: type[Exception], match: str) -> None:
@@ -325,11 +450,11 @@ def test_rejected_groups(target: str, counts: Any, labels: Any, match: str) -> N
 
 def test_rejected_observations_and_states() -> None:
     cap = TargetCap("worst_cell", gap=0.1)
-    state = cap.init([5, 5])
+    state = cap.init([50, 50])
     with pytest.raises(ValueError, match="`hits` and `rows`"):
         cap(torch.ones(3), torch.ones(3), state)
     saved = state.state_dict()
-    with pytest.raises(ValueError, match="`version` must be 1, got 0"):
+    with pytest.raises(ValueError, match="`version` must be 2, got 0"):
         state.load_state_dict({**saved, "version": 0})
     with pytest.raises(ValueError, match="row counts"):
-        cap.init([5, 6]).load_state_dict(saved)
+        cap.init([50, 60]).load_state_dict(saved)
