@@ -44,27 +44,32 @@ def hits_of(predicted: Predicted, targets: Codes, codes: Tensor) -> Tensor:
     targets = to_device(targets, predicted.device)
     if not is_soft:
         return (predicted == targets).double()
+    if on_host(predicted.device):  # on a device it would have to be waited for
+        _check_host(predicted, targets, codes, predicted.shape[-1] if by_class else 2)
     if not by_class:
         predicted = torch.stack((1 - predicted, predicted), -1)
-    return _of_true_class(predicted, targets.long(), codes)
+    return _of_true_class(predicted, targets.long())
 
 
-def _of_true_class(probabilities: Tensor, targets: Tensor, codes: Tensor) -> Tensor:
+def _check_host(probabilities: Tensor, targets: Tensor, codes: Tensor, n_classes: int) -> None:
+    values = probabilities.double().numpy()
+    wrong = values[(values < -_ROUNDING) | (values > 1 + _ROUNDING)]
+    if wrong.size:
+        raise ValueError(
+            f"`predicted` as floating numbers must be probabilities in [0, 1], got {wrong[0]:.4g}: "
+            "apply `sigmoid` or `softmax` to logits."
+        )
+    labels = targets.numpy()[codes.numpy() >= 0]
+    others = labels[(labels < 0) | (labels >= n_classes)]
+    if others.size:
+        raise ValueError(
+            f"`targets` must be in 0..{n_classes - 1} beside probabilities of {n_classes} classes, "
+            f"got {others[0]:g}."
+        )
+
+
+def _of_true_class(probabilities: Tensor, targets: Tensor) -> Tensor:
     """Return the probability (B,) of each row's class, 0 where there is none."""
-    n_classes = probabilities.shape[-1]
-    places = targets.clamp(0, n_classes - 1)[..., None]
-    found = probabilities.gather(-1, places).squeeze(-1).double()
-    is_class = targets == places.squeeze(-1)
-    if on_host(found.device):  # on a device nobody waits for it
-        values, known = found.numpy(), codes.numpy() >= 0
-        if (values < -_ROUNDING).any() or (values > 1 + _ROUNDING).any():
-            raise ValueError(
-                "`predicted` as floating numbers must be probabilities in [0, 1], got "
-                f"{values.min():.4g} to {values.max():.4g}: apply `sigmoid` or `softmax` to logits."
-            )
-        if not is_class.numpy()[known].all():
-            raise ValueError(
-                f"`targets` must be in 0..{n_classes - 1} beside probabilities of {n_classes} "
-                "classes."
-            )
-    return torch.where(is_class, found.nan_to_num(0.0).clamp(0, 1), 0.0)
+    places = targets.clamp(0, probabilities.shape[-1] - 1)
+    found = probabilities.gather(-1, places[..., None]).squeeze(-1)
+    return torch.where(targets == places, found.double().nan_to_num(0.0).clamp(0, 1), 0.0)

@@ -115,5 +115,7 @@ def weighed_mean(losses: Tensor, weights: Tensor, groups: Tensor) -> Tensor:
 
     The weights and the codes may be on other devices.
     """
-    of_rows: Tensor = with_rest(weights)[groups.to(weights.device, non_blocking=True)]  # -1 reads the last
+    of_rows: Tensor = with_rest(weights)[
+        groups.to(weights.device, non_blocking=True)
+    ]  # -1 reads the last
     return (of_rows.to(losses, non_blocking=True) * losses).mean()

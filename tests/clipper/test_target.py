@@ -1,6 +1,7 @@
 """A clipper whose factors come from what it observed. Shapes: B rows, K groups."""
 
 import io
+import math
 import warnings
 from typing import Any
 
@@ -81,9 +82,36 @@ def test_predictions_and_targets_may_be_of_many_kinds() -> None:
     ):
         clipper = build(mlp())
         clipper.observe(*given)
-        found.append(clipper.state_dict()["cap"]["sum"].tolist())
-    assert found[0] == [0.5, 0.0, 1.0, 0.5]  # and the accuracy on the four known rows
+        found.append([clipper.state_dict()["cap"][name].tolist() for name in ("hits", "rows")])
+    assert found[0] == [[1, 0, 1, 2], [2, 1, 1, 4]]  # and of the four known rows
     assert found == [found[0]] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_row_counts_by_the_probability_of_its_class(dtype: torch.dtype) -> None:
+    # Exact in every dtype; NaN counts as 0, and the last row is of an unknown group.
+    of_class_1 = torch.tensor([0.75, 0.25, 1.0, math.nan, 0.5], dtype=dtype)
+    targets, codes = torch.tensor([1, 0, 0, 1, 7]), torch.tensor([0, 0, 1, 2, -1])
+    by_class = torch.stack((1 - of_class_1, of_class_1), 1)
+    thirds = torch.cat((by_class, torch.zeros(5, 1, dtype=dtype)), 1)
+    for given in (of_class_1, by_class, thirds.requires_grad_(), of_class_1[None]):
+        clipper = build(mlp())
+        shape = (1, 5) if given.shape == (1, 5) else (5,)
+        clipper.observe(given, targets.view(shape).float(), codes.view(shape))
+        state = clipper.state_dict()["cap"]
+        assert state["hits"].tolist() == [1.5, 0, 0, 1.5]
+        assert state["rows"].tolist() == [2, 1, 1, 4]
+
+
+def test_sure_probabilities_are_codes() -> None:
+    hard, soft = build(mlp()), build(mlp())
+    for inputs, targets, codes in make_batches(10):
+        predicted = inputs.argmax(1) % 3
+        hard.observe(predicted, targets, codes)
+        soft.observe(nn.functional.one_hot(predicted, 3).double(), targets, codes)
+    for name in ("hits", "rows", "factors"):
+        assert torch.equal(hard.state_dict()["cap"][name], soft.state_dict()["cap"][name])
+    assert (hard.state_dict()["cap"]["factors"] < 1).any()
 
 
 @pytest.mark.parametrize("with_label", [True, False])
@@ -91,7 +119,8 @@ def test_an_encoder_gives_counts_and_labels(with_label: bool) -> None:
     labels = [0, 1, 0, 0, 1, 1]
     sex = pd.Series(["f", "f", "m", "m", "m", "m"], name="sex")
     encoder = GroupEncoder(with_label=with_label).fit(sex, labels)
-    cap = TargetCap("equalized_odds" if with_label else "accuracy", gap=0.0, rate=9.0, smoothing=0)
+    target = "equalized_odds" if with_label else "accuracy"
+    cap = TargetCap(target, gap=0.0, rate=9.0, smoothing=0, min_reference_rows=1)
     clipper = FairClipper(mlp(), cap, encoder=encoder)
     codes = encoder.transform(sex, labels)
     clipper.observe([1, 0, 0, 0, 1, 1], labels, codes)  # men are right, women are wrong
@@ -109,11 +138,12 @@ def test_an_encoder_gives_counts_and_labels(with_label: bool) -> None:
 def test_nothing_waits_for_the_device() -> None:
     model = mlp(dtype=torch.float32)
     clipper = build(model, clip=Norm(0.1))
-    for inputs, targets, codes in make_batches(4, dtype=torch.float32):
+    for number, (inputs, targets, codes) in enumerate(make_batches(4, dtype=torch.float32)):
         outputs = model(inputs)
         losses = nn.functional.cross_entropy(outputs, targets, reduction="none")
         with NoWaiting():
-            clipper.observe(outputs.argmax(1), targets, codes)
+            predicted = outputs.softmax(1) if number % 2 else outputs.argmax(1)
+            clipper.observe(predicted, targets, codes)
             clipper.weigh(losses, codes).mean().backward()
             clipper.clip_grad_()
         model.zero_grad()
@@ -130,10 +160,12 @@ def test_nothing_waits_for_a_cuda_device() -> None:
         torch.cuda.set_sync_debug_mode("error")
         try:
             clipper.observe(model(there[0]).argmax(1), there[1], codes)
+            clipper.observe(model(there[0]).softmax(1), there[1], codes)
             record = weighed_step(clipper, model, there)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         observe(other, twin, (inputs, targets, codes))
+        other.observe(twin(inputs).softmax(1), targets, codes)
         torch.testing.assert_close(
             record.factors.cpu(), weighed_step(other, twin, (inputs, targets, codes)).factors
         )
@@ -310,6 +342,25 @@ def test_no_warning_where_it_was_called() -> None:
             model.zero_grad()
 
 
+def test_no_warning_after_a_resume_where_it_was_called_before() -> None:
+    model = mlp()
+    clipper, resumed, forgotten = build(model), build(model), build(model)
+    forgotten.load_state_dict(clipper.state_dict())
+    observe(clipper, model, make_batches(1)[0])
+    resumed.load_state_dict(clipper.state_dict())
+    batches = make_batches(100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in batches:
+            weighed_step(resumed, model, batch)
+            model.zero_grad()
+    for batch in batches[1:]:
+        weighed_step(forgotten, model, batch)
+        model.zero_grad()
+    with pytest.warns(FairclipWarning, match="`observe` was never called"):
+        weighed_step(forgotten, model, batches[0])
+
+
 def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     batches = make_batches(12, dtype=torch.float32)
 
@@ -354,10 +405,23 @@ def test_the_state_of_another_kind_of_cap_is_refused() -> None:
     build(mlp(), NormCap()).load_state_dict(older)
 
 
+def test_the_state_of_another_target_is_refused() -> None:
+    saved = build(mlp()).state_dict()
+    with pytest.raises(ValueError, match="`target` 'worst_cell', this one is 'accuracy'"):
+        build(mlp(), TargetCap("accuracy", gap=0.05)).load_state_dict(saved)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "match"),
     [
-        (([0.7, 0.2], [1, 0], [0, 1]), TypeError, "cut scores first"),
+        (([0.7, -0.2], [1, 0], [0, 1]), ValueError, r"`sigmoid` or `softmax`"),
+        (([0.7, 1.2], [1, 0], [0, 1]), ValueError, r"in \[0, 1\], got 1\.2"),
+        (([[0.5, 1.5], [1.0, 0.0]], [1, 0], [0, 1]), ValueError, r"in \[0, 1\], got 1\.5"),
+        (([0.7, 0.2], [1, 2], [0, 1]), ValueError, r"`targets` must be in 0\.\.1 .* got 2\."),
+        (([0.7, 0.2], [1, -1], [0, 1]), ValueError, r"`targets` must be in 0\.\.1"),
+        (([[0.7], [0.2]], [1, 0], [0, 1]), ValueError, "at least 2 classes"),
+        (([[1, 0], [0, 1]], [1, 0], [0, 1]), ValueError, "one shape"),
+        (([1j, 0], [1, 0], [0, 1]), TypeError, "codes or probabilities"),
         (([1, 0], [1, 0, 1], [0, 1]), ValueError, "one shape"),
         (([[1], [0]], [1, 0], [0, 1]), ValueError, r"\(2, 1\), \(2,\) and \(2,\)"),
         (([1, 0], [1, 0], [0, 3]), ValueError, r"-1\.\.2"),
@@ -371,12 +435,19 @@ def test_observations_that_are_refused(given: Any, error: type[Exception], match
     clipper = build(mlp())
     with pytest.raises(error, match=match):
         clipper.observe(*given)
-    assert clipper.state_dict()["cap"]["weight"].tolist() == [0.0] * (K + 1)
+    assert clipper.state_dict()["cap"]["rows"].tolist() == [0.0] * (K + 1)
 
 
 def test_other_caps_observe_nothing() -> None:
     with pytest.raises(TypeError, match="`observe` is for a TargetCap, and the cap is NormCap"):
         build(mlp(), NormCap()).observe([1], [1], [0])
+
+
+def test_a_target_cap_measures_nothing() -> None:
+    rule = build(mlp())._rule
+    assert not rule.is_due
+    with pytest.raises(TypeError, match="No step of a TargetCap is measured"):
+        rule.measure(np.eye(K + 1), np.ones(K), np.ones(K), torch.device("cpu"))
 
 
 def test_counts_are_needed() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fairclip
-from fairclip import FairClipper, FairclipWarning, NormCap
+from fairclip import FairClipper, FairclipWarning, GroupEncoder, NormCap
 from fairclip.clipping import Norm
 from tests._no_waiting import NoWaiting
 from tests.capping._oracle import SlowCap
@@ -161,6 +162,41 @@ def test_the_factors_follow_the_slow_rule_one_step_late(every: int, given_counts
             rows = [0] * K
         optimizer.step()
         optimizer.zero_grad()
+
+
+def test_with_balanced_labels_the_factors_are_those_of_watch() -> None:
+    labels = [0] * 80 + [1] * 40
+    sex = pd.Series((["f"] * 20 + ["m"] * 60) + (["f"] * 10 + ["m"] * 30), name="sex")
+    encoder = GroupEncoder(with_label=True).fit(sex, labels)
+    cap = NormCap(
+        max_ratio=0.3, within="label", label_balance=0.5, smoothing=0.5, min_reference_rows=5
+    )
+    model = mlp()
+    weighed, watched, unbalanced = (
+        FairClipper(model, each, encoder=encoder, measure_every=1)
+        for each in (cap, cap, replace(cap, label_balance=0.0))
+    )
+    before = torch.ones(4, dtype=torch.float64)
+    for number, batch in enumerate(make_batches(8, n_groups=4)):
+        found = step(weighed, model, batch)
+        torch.testing.assert_close(found.factors, before)
+        model.zero_grad()
+        if number:  # the first weighed step is not measured
+            assert is_measured(found)
+            with watched.watch(batch[2]):
+                row_losses(model, batch).mean().backward()
+            before = watched.clip_grad_().factors
+            model.zero_grad()
+            with unbalanced.watch(batch[2]):
+                row_losses(model, batch).mean().backward()
+            plain = unbalanced.clip_grad_().factors
+            model.zero_grad()
+    scales = before / plain  # 2^.5 between labels of 80 and 40 rows, and the same votes in all
+    share = 120 / (80 + 40 * 2**0.5)
+    assert scales.tolist() == pytest.approx(
+        [share if label == 0 else share * 2**0.5 for label in encoder.strata_]
+    )
+    assert plain.min() < 0.9
 
 
 def _plus(counts: list[int], rows: list[int], codes: Tensor) -> list[int]:

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 import fairclip
+from fairclip.capping import TargetCap
 from fairclip.comparison import Settings, prepare
 from fairclip.comparison._arms import BASELINE, make_arm, make_arms
-from fairclip.comparison._caps import FairArm
+from fairclip.comparison._caps import FairArm, TargetArm
 from fairclip.comparison._task import run_task
 from tests.comparison._inputs import TINY, loans
 
@@ -37,8 +38,42 @@ def test_a_name_says_all_of_a_cap() -> None:
     assert (plain.cap.within, plain.cap.preserve_norm, plain.clip) == ("all", False, False)
 
 
+def test_a_name_says_all_of_a_target() -> None:
+    arm = make_arm("target_cap@0.02+floor0.3+rate0.25", Settings())
+    assert isinstance(arm, TargetArm)
+    assert arm.cap == TargetCap("equalized_odds", gap=0.02, floor=0.3, rate=0.25)
+    assert not arm.soft
+    assert "cut predictions" in arm.note
+    assert "(floor 0.3, rate 0.25)" in arm.note
+    soft = make_arm("target_cap_worst@0.2+soft", Settings())
+    assert isinstance(soft, TargetArm)
+    assert soft.cap == TargetCap("worst_cell", gap=0.2)
+    assert soft.soft
+    assert "probabilities" in soft.note
+
+
+def test_a_target_is_followed_by_codes_or_by_probabilities(tmp_path: Path) -> None:
+    words = ["", "+soft", "+rate9", "+rate9+floor0.9"]
+    names = [f"target_cap_worst@0.01{word}" for word in words]
+    run = fairclip.compare(loans(), out=tmp_path / "x", jobs=1, arms=names, **FEW | {"epochs": 3})
+    assert run.tradeoff["arm"].tolist() == [BASELINE, *names]
+    folder = tmp_path / "x" / "predictions"
+    scores = {
+        tuple(pd.read_csv(folder / f"{arm}__seed0.csv.gz")["y_score"]) for arm in [BASELINE, *names]
+    }
+    assert len(scores) == 5
+
+
 def test_every_arm_says_what_it_is() -> None:
-    names = [*ARMS, "exponentiated_gradient", "threshold_optimizer_tpr@0.1", "torchjd:UPGrad@0.5"]
+    targets = ["target_cap@0.1", "target_cap@0.1+soft", "target_cap@0.1+floor0.3"]
+    names = [
+        *ARMS,
+        *targets,
+        "target_cap_worst@0.1",
+        "exponentiated_gradient",
+        "threshold_optimizer_tpr@0.1",
+        "torchjd:UPGrad@0.5",
+    ]
     notes = [arm.note for arm in make_arms(Settings(rivals=tuple(names)))]
     assert len(set(notes)) == len(notes)
     assert all(note.endswith(".") for note in notes)
@@ -59,8 +94,12 @@ def test_every_arm_says_what_it_is() -> None:
         ("fair_cap@2+clap", "behind a + stands clip, norm or balance0.5"),
         ("fair_cap_label@2+balance", "could not convert string to float"),
         ("fair_cap@2+balance0.5", "`label_balance` must be in [0, 1], and 0 unless `within`"),
-        ("reweight@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
-        ("torchjd:UPGrad@1+norm", "a + stands behind fair_cap and fair_cap_label alone"),
+        ("reweight@1+norm", "a + stands behind fair_cap, fair_cap_label, target_cap, target_cap_w"),
+        ("torchjd:UPGrad@1+norm", "a + stands behind fair_cap, fair_cap_label, target_cap,"),
+        ("target_cap@0.02+norm", "behind a + stands soft, floor0.3 or rate0.3"),
+        ("target_cap@0.02+rate", "could not convert string to float"),
+        ("target_cap@0.02+floor2", "`floor` must be in [0, 1], got 2"),
+        ("target_cap@2", "`gap` must be in [0, 1], got 2"),
         ("torchjd:UPGrad@much", "behind the @ stands a number, not 'much'"),
         ("unclipped@3", "it takes no value"),
         ("threshold@0.3", "it takes no value"),

@@ -1,5 +1,6 @@
 """Baselines that are typed anew, against the published rule and the library it comes from."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -155,6 +156,23 @@ def test_frozen_parameters_have_no_gradient() -> None:
     AggregatedStep(1, aggregation.Sum())(model, one, one[0], torch.tensor([0]), row_products)
     assert model.bias.grad is None
     assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_scales_are_positive(scale: float) -> None:
+    scales = torch.tensor([1.0, scale])
+    with pytest.raises(ValueError, match=r"`scales` must be finite, positive and \(2,\)"):
+        AggregatedStep(2, torch.ravel, scales=scales)
+    with pytest.raises(ValueError, match=r"`scales` must be .* \(3,\)"):
+        AggregatedStep(3, torch.ravel, scales=torch.ones(2))
+
+
+def test_scales_multiply_the_rows() -> None:
+    model = one_weight()
+    step = AggregatedStep(2, lambda jacobian: jacobian.sum(0), scales=torch.tensor([2.0, 0.5]))
+    step(model, torch.tensor([[1.0], [3.0]]), torch.ones(2), torch.tensor([0, 1]), row_products)
+    assert model.weight.grad is not None
+    assert model.weight.grad.item() == pytest.approx(2 * 1 + 0.5 * 3)
 
 
 @pytest.mark.parametrize("n_groups", [0, -1])

@@ -16,13 +16,17 @@ from tests.training._inputs import one_weight, row_products
 
 
 def positive(outputs: Tensor) -> Tensor:
-    return outputs.squeeze(1) > 0
+    return outputs.squeeze(1) >= 0
+
+
+def chances(outputs: Tensor) -> Tensor:
+    return outputs.squeeze(1).sigmoid()
 
 
 def test_worked_by_hand() -> None:
     model = one_weight()
     cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0, floor=0.0)
-    clipper = FairClipper(model, cap, group_counts=[20, 10])
+    clipper = FairClipper(model, cap, group_counts=[200, 100])
     rows, groups = torch.tensor([[1.0], [3.0], [-2.0], [5.0]]), torch.tensor([0, 0, 1, -1])
     # Group 0 is predicted right and group 1 wrong: log f_0 = -(1 - 0), in this very step.
     loss = TargetStep(clipper, positive)(model, rows, torch.ones(4), groups, row_products)
@@ -34,6 +38,17 @@ def test_worked_by_hand() -> None:
     assert factors == pytest.approx([math.exp(-1), 1])
 
 
+def test_worked_by_hand_with_probabilities() -> None:
+    model = one_weight()
+    cap = TargetCap("worst_cell", gap=0.1, rate=1.0, smoothing=0.0, floor=0.0)
+    clipper = FairClipper(model, cap, group_counts=[200, 100])
+    rows = torch.tensor([[math.log(3)], [0.0], [-math.log(4)]])  # .75, .5 and .2 for class 1
+    groups = torch.tensor([0, 0, 1])
+    TargetStep(clipper, chances)(model, rows, torch.ones(3), groups, row_products)
+    factors = clipper.trace.to_frame()[["factor[0]", "factor[1]"]].iloc[0].tolist()
+    assert factors == pytest.approx([math.exp(-(0.625 - 0.2 - 0.1)), 1])
+
+
 def test_other_caps_are_refused() -> None:
     clipper = FairClipper(one_weight(), NormCap(), n_groups=2)
     with pytest.raises(TypeError, match="`clipper` must have a TargetCap, got NormCap"):
@@ -42,7 +57,7 @@ def test_other_caps_are_refused() -> None:
 
 def test_a_loss_of_another_shape_is_refused() -> None:
     model = one_weight()
-    clipper = FairClipper(model, TargetCap("worst_cell", gap=0.1), group_counts=[20, 10])
+    clipper = FairClipper(model, TargetCap("worst_cell", gap=0.1), group_counts=[200, 100])
     step = TargetStep(clipper, positive)
     with pytest.raises(ValueError, match="one loss per row"):
         step(model, torch.ones(3, 1), torch.ones(3), torch.zeros(3).long(), lambda o, _: o)
