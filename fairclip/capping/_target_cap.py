@@ -36,7 +36,8 @@ class TargetCap:
     keeps its share of the training whatever the recalls, as far as no factor exceeds m for it.
 
     It is adaptive reweighting of rows: no gradient is measured, and none is bounded. What it looks
-    at are predictions as they are cut in training, not scores. What to know before using it:
+    at are predictions in training, cut or as probabilities; recalls at another cut are others. What
+    to know before using it:
 
     - The factors accumulate. One falls by :math:`\eta\,(r_k - \min_j r_j - \gamma)` an observation,
       and rises by :math:`\eta\gamma` where its recall is the least, by less where it is within the
