@@ -46,4 +46,4 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info docs/_build docs/notebooks docs/responsible_use.md
+	rm -rf .venv build dist *.egg-info docs/_build docs/notebooks docs/responsible_use.md docs/study/pages
