@@ -107,7 +107,7 @@ def test_a_mixed_step_with_the_norms_is_the_product_cap(batch: Batch) -> None:
 
 
 def test_an_observed_step_with_hits_is_the_product_target_cap(batch: Batch) -> None:
-    cap = TargetCap("equalized_odds", gap=0.0, rate=1.0)
+    cap = TargetCap("equalized_odds", gap=0.0, rate=1.0, min_reference_rows=1)
     clipper = FairClipper(batch.model, cap, encoder=batch.encoder)
     product = batch.gradient(TargetStep(clipper, lambda outputs: outputs.squeeze(1) > 0))
     observed = batch.gradient(ObservedStep(cap, batch.encoder))
@@ -139,7 +139,7 @@ def test_shrunk_rates_are_between_their_own_and_the_label_s(batch: Batch) -> Non
 
 
 def test_factors_without_memory_are_proportional_to_the_gaps(batch: Batch) -> None:
-    cap = TargetCap("worst_cell", gap=0.0, rate=2.0, smoothing=0.0, floor=0.0)
+    cap = TargetCap("worst_cell", gap=0.0, rate=2.0, smoothing=0.0, floor=0.0, min_reference_rows=1)
     rates = torch.where(batch.groups == 0, 0.5, 1.0).double()
     step = ObservedStep(cap, batch.encoder, keep=nothing)
     factors = [step.observe(rates, batch.groups) for _ in range(3)]
@@ -151,7 +151,7 @@ def test_factors_without_memory_are_proportional_to_the_gaps(batch: Batch) -> No
 def test_what_is_forgotten_comes_off_the_logarithms(
     batch: Batch, keep: Callable[[int], float], powers: list[float]
 ) -> None:
-    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0, floor=0.0)
+    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, smoothing=0.0, floor=0.0, min_reference_rows=1)
     rates = torch.where(batch.groups == 0, 0.5, 1.0).double()
     step = ObservedStep(cap, batch.encoder, keep=keep)
     found = [float(step.observe(rates, batch.groups)[1].log()) for _ in powers]
@@ -163,12 +163,14 @@ def test_held_back_rows_are_observed_and_not_trained_on(batch: Batch) -> None:
     held = codes >= 4
     assert 0.19 < held.float().mean() < 0.25
     assert torch.equal(codes % 4, batch.groups)
-    step = HeldBackStep(TargetCap("equalized_odds", gap=1.0), batch.encoder)  # weighs nothing
+    step = HeldBackStep(
+        TargetCap("equalized_odds", gap=1.0, min_reference_rows=1), batch.encoder
+    )  # weighs nothing
     found = batch.gradient(step, codes)
     batch.inputs, batch.targets = batch.inputs[~held], batch.targets[~held]
-    plain = ObservedStep(TargetCap("equalized_odds", gap=1.0), batch.encoder)
+    plain = ObservedStep(TargetCap("equalized_odds", gap=1.0, min_reference_rows=1), batch.encoder)
     torch.testing.assert_close(found, batch.gradient(plain, batch.groups[~held]))
-    assert float(step.state.weight[-1]) == 1
+    assert int(step.state.n_observations[0]) == 1
 
 
 def test_a_group_that_pulls_against_the_update_has_no_share() -> None:
