@@ -31,7 +31,7 @@ def responsible_use() -> str:
         if "sources" in section:
             links = [f"[{source['title']}]({source['url']})" for source in section["sources"]]
             blocks.append(f"Sources: {'; '.join(links)}.")
-    return "\n\n".join([*blocks, f"Sources last checked {content['checked']}."]) + "\n"
+    return "\n\n".join([*blocks, f"Law last looked at {content['checked']}."]) + "\n"
 
 
 def before_you_act() -> Section:

@@ -1,6 +1,6 @@
 """Trainings that fail without clipping and pass with it: the cells of a notebook.
 
-How a run diverges differs between processors, so the bounds leave room: they hold for ten seeds.
+How a run diverges differs between processors, so the bounds leave room.
 """
 
 import math
