@@ -186,12 +186,13 @@ def compare(
 
 
 def _show_comparison(result: "Comparison", folder: Path) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fairclip.comparison import HEADLINES, format_change, format_worst_cell
     from fairclip.metrics import format_number
 
-    table = Table("arm", *(metric.replace("_", " ") for metric in HEADLINES), box=None)
+    arm = Column("arm", overflow="fold")  # a name says all of it, so that none is cut short
+    table = Table(arm, *(metric.replace("_", " ") for metric in HEADLINES), box=None)
     for i, row in enumerate(result.tradeoff.to_dict("records")):
         changes = [format_change(row, metric) if i else "" for metric in HEADLINES]
         means = [format_number(row[f"{metric}_mean"]) for metric in HEADLINES]

@@ -169,7 +169,8 @@ def test_the_command_names_the_arm(tmp_path: Path) -> None:
     data, out = tmp_path / "loans.csv", tmp_path / "x"
     loans().to_csv(data, index=False)
     command = ["compare", str(data), "--target=approved", "--sensitive=region", f"--out={out}"]
-    tiny = ["--seeds=1", "--epochs=1", "--hidden=4", "--arms=fair_cap@1,threshold", "--jobs=1"]
+    tiny = ["--seeds=1", "--epochs=1", "--hidden=4", "--jobs=1"]
+    tiny.append("--arms=fair_cap_label@1+balance0.5,threshold")
     bad = CliRunner().invoke(app, [*command, *tiny, "--select=best"])
     assert bad.exit_code == 2
     assert "The metrics are" in " ".join(bad.stderr.split())
@@ -178,6 +179,7 @@ def test_the_command_names_the_arm(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*command, *tiny, f"--select={expression}"])
     assert result.exit_code == 0, result.output
     assert f'Chosen by "{expression}" on the validation' in " ".join(result.stdout.split())
+    assert "…" not in result.stdout  # no name is cut short
     assert Settings.read(out / "config.toml").select == expression
     chosen = json.loads((out / "report.json").read_text())["selected"]
     assert chosen == select_arm(pd.read_csv(out / "runs.csv"), expression)
