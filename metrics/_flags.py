@@ -107,7 +107,11 @@ def flag_trivial(balanced_accuracy: float, selection_rate: float, base_rate: flo
 
 
 def flag_levelling_down(
-    before: "pd.Series[Any]", after: "pd.Series[Any]", metric: str
+    before: "pd.Series[Any]",
+    after: "pd.Series[Any]",
+    metric: str,
+    *,
+    change_high: "pd.Series[Any] | None" = None,
 ) -> list[str]:
     """Flag a gap that closed more by lowering the highest group than by raising the lowest.
 
@@ -115,6 +119,8 @@ def flag_levelling_down(
         before: The metric by group at the baseline, shares in [0, 1], indexed by group.
         after: The same of the candidate; groups are matched by name.
         metric: What it is called in the message.
+        change_high: The upper end of the interval of each group's change, where there is one: the
+            message says how sure the fall is, and "may" unless the interval is below 0.
 
     Returns:
         At most one message; none where a group's value is NaN.
@@ -136,9 +142,14 @@ def flag_levelling_down(
     if not (gap_after < gap_before and fall > max(rise, 0)):
         return []
     moved = f"{'rose' if rise >= 0 else 'fell'} by {abs(rise):.3f}"
+    verb, half = "levels down", ""
+    if change_high is not None:
+        high = float(change_high.reindex(before.index).iloc[highest])
+        verb = "levels down" if high < 0 else "may level down"
+        half = "" if np.isnan(high) else f" ± {high + fall:.3f}"
     return [
-        f"The model levels down: the gap in {metric} went from {gap_before:.3f} to "
-        f"{gap_after:.3f}, {before.index[highest]} fell by {fall:.3f}, "
+        f"The model {verb}: the gap in {metric} went from {gap_before:.3f} to "
+        f"{gap_after:.3f}, {before.index[highest]} fell by {fall:.3f}{half}, "
         f"{before.index[lowest]} {moved}."
     ]
 

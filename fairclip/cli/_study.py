@@ -12,8 +12,11 @@ from fairclip.cli._console import open_console
 @app.command()
 def study(
     out: Annotated[
-        Path, option("Run", "Folder to write, and to go on with.", default="runs/study")
-    ] = Path("runs/study"),
+        Path | None,
+        option(
+            "Run", "Folder to write, and to go on with.", default="runs/study, or runs/study-smoke"
+        ),
+    ] = None,
     only: Annotated[
         str | None, option("Run", "Names of settings, as adult-sex,german-age.", default="all")
     ] = None,
@@ -29,12 +32,13 @@ def study(
 ) -> None:
     """Compare fair clipping with its rivals over eight settings, and say where it helps.
 
-    Settings that are finished are not run again, one that was interrupted goes on. The page holds
-    what is finished. The whole study trains thousands of networks.
+    Settings that are finished are not run again, one that was interrupted goes on, one that fails
+    does not stop the others. The page holds what is finished. The whole study trains thousands of
+    networks.
 
     **Examples**
 
-        fairclip study --smoke --out runs/smoke
+        fairclip study --smoke
 
         fairclip study --only adult-sex,german-age
 
@@ -46,17 +50,20 @@ def study(
         from fairclip.comparison import RunError
         from fairclip.study import run_study
 
-        names = [name.strip() for name in (only or "").split(",") if name.strip()]
+        folder = out or Path("runs/study-smoke" if smoke else "runs/study")
+        names = None
+        if only is not None:
+            names = [name.strip() for name in only.split(",") if name.strip()]
         try:
             report = run_study(
-                out, only=names, smoke=smoke, overwrite=overwrite, jobs=jobs, progress=True
+                folder, only=names, smoke=smoke, overwrite=overwrite, jobs=jobs, progress=True
             )
         except KeyboardInterrupt:
-            typer.echo(f"Interrupted. The same command goes on with {out}.", err=True)
+            typer.echo(f"Interrupted. The same command goes on with {folder}.", err=True)
             raise typer.Exit(130) from None
         except RunError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
     console = open_console()
     console.print(report.lead)
-    console.print(f"\nPage: {out / 'study.html'}", soft_wrap=True)
+    console.print(f"\nPage: {folder / 'study.html'}", soft_wrap=True)

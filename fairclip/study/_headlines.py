@@ -8,6 +8,7 @@ import pandas as pd
 from fairclip.comparison import format_change
 from fairclip.metrics import flag_levelling_down, format_number
 from fairclip.study._families import BASELINE, FAMILIES, OURS
+from fairclip.study._fronts import accuracy_gained
 from fairclip.study._record import SHOWN, Record
 from fairclip.study._views import View
 
@@ -36,37 +37,47 @@ def choose_arm(
 
 
 def chosen_table(record: Record, view: View) -> pd.DataFrame:
-    """Return the chosen arm of every family with its figures on the test part."""
+    """Return the chosen arm of every family with its figures on the test part.
+
+    The last column is of all chosen points of the family: the accuracy that the area leaves out.
+    """
     validation = record.means_of("validation")
+    gained = accuracy_gained(record.fronts[view], record.points)
     chosen = {f.name: choose_arm(validation, f.arms, view) for f in record.families}
     rows = []
     for name, arm in {"none": BASELINE, **chosen}.items():
         assert arm is not None  # the baseline may always be named
         figures = _row(record.test, arm)
-        row: dict[str, object] = {"family": name, "arm": arm}
+        row: dict[str, object] = {"family": f"{name}{record.few_arms(name)}", "arm": arm}
         for metric in SHOWN:
             word = metric.replace("_", " ")
             row[word] = figures[f"{metric}_mean"]
             row[f"{word}: change"] = "–" if arm == BASELINE else format_change(figures, metric)
+        row["accuracy gained beside the area"] = gained.get(name, 0.0)
         rows.append(row)
     return pd.DataFrame(rows).set_index("family")
 
 
 def headlines(record: Record, view: View) -> list[str]:
-    """Return what the chosen arm of each of our families changes, and for whom."""
+    """Return what the chosen arm of each of our families changes, and for whom.
+
+    Of a rival only whether its chosen arm levels down.
+    """
     validation = record.means_of("validation")
     sentences = []
     for family in record.families:
-        if family.name not in OURS:
-            continue
         arm = choose_arm(validation, family.arms, view)
-        if arm is None or arm == BASELINE:
-            sentences.append(f"{family.name}: {BASELINE}; no arm of it is better on validation.")
-            continue
-        parts = [f"{_changes(record, arm)}.", _cells(record, arm), _blind(record, arm, view)]
-        sentences.append(f"{family.name}, {arm}: {' '.join(parts)}")
+        if family.name in OURS:
+            sentences.append(_headline(record, family.name, arm, view))
         sentences += [f"{family.name}, {arm}: {flag}" for flag in levelled_down(record, arm)]
     return sentences
+
+
+def _headline(record: Record, family: str, arm: str, view: View) -> str:
+    if arm == BASELINE:
+        return f"{family}: {BASELINE}; no arm of it is better on validation."
+    parts = [f"{_changes(record, arm)}.", _cells(record, arm), _blind(record, arm, view)]
+    return f"{family}, {arm}: {' '.join(parts)}"
 
 
 def cells_table(record: Record, arms: Sequence[str]) -> pd.DataFrame:
@@ -78,11 +89,13 @@ def levelled_down(record: Record, arm: str) -> list[str]:
     """Return a sentence for each label whose gap closed by lowering the better group."""
     flags = []
     before, after = _recalls(record, BASELINE), _recalls(record, arm)
+    highs = _recalls(record, arm, "change_high")
     for label in (1, 0):
         of_label = before.index.str.endswith(f", y={label}")
         old, new = before[of_label], after[of_label]
         if (old.max() - old.min()) - (new.max() - new.min()) > _CLOSED:
-            flags += flag_levelling_down(old, new, f"the recall of y={label}")
+            name = f"the recall of y={label}"
+            flags += flag_levelling_down(old, new, name, change_high=highs[of_label])
     return flags
 
 
@@ -90,11 +103,11 @@ def _row(table: pd.DataFrame, arm: str) -> dict[str, Any]:
     return {str(name): value for name, value in table.loc[[arm]].to_dict("records")[0].items()}
 
 
-def _recalls(record: Record, arm: str) -> "pd.Series[float]":
+def _recalls(record: Record, arm: str, which: str = "mean") -> "pd.Series[float]":
     means = {
-        name.removesuffix("_mean"): value
+        name.removesuffix(f"_{which}"): value
         for name, value in _row(record.cells, arm).items()
-        if name.endswith("_mean")
+        if name.endswith(f"_{which}")
     }
     return pd.Series(means, dtype=float)
 
@@ -107,7 +120,9 @@ def _changes(record: Record, arm: str) -> str:
 def _cells(record: Record, arm: str) -> str:
     """Return the cells whose recall rose and fell most."""
     row = _row(record.cells, arm)
-    changes = (_recalls(record, arm) - _recalls(record, BASELINE)).dropna()
+    changes = _recalls(record, arm, "change").dropna()
+    if changes.empty:
+        return "No cell has rows in every seed."
     most, least = str(changes.idxmax()), str(changes.idxmin())
     gained = f"gained most: {most}, recall {format_change(row, most)}"
     lost = f"lost most: {least}, recall {format_change(row, least)}"

@@ -6,19 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from fairclip.metrics import Notes, Report, Section, Table
-from fairclip.study._answer import (
-    answer_section,
-    goal_sentences,
-    not_here_section,
-    words_section,
-)
-from fairclip.study._families import FAMILIES, OURS
+from fairclip.study._answer import answer_section, goal_sentences, goals_table
+from fairclip.study._choices import choices_section, not_here_section
+from fairclip.study._families import EXPLORATORY, FAMILIES, N_ARMS, OURS, PRIMARY
 from fairclip.study._fronts import BUDGET
 from fairclip.study._goal import goal_of
 from fairclip.study._record import Record
 from fairclip.study._sections import setting_section
 from fairclip.study._settings import Setting
 from fairclip.study._tables import write_tables
+from fairclip.study._words import EXPLORATORY_NOTE, words_section
 
 _ENOUGH_SEEDS = 10
 
@@ -27,15 +24,18 @@ _METHOD = (
     "validation part; unclipped belongs to every family, since anyone may decline to intervene. "
     "The test points of these arms dominate an area, the hypervolume, measured from "
     f"{BUDGET * 100:g} points of accuracy below unclipped and from a worst cell of 0 or an "
-    "equalized odds difference of 1. No test figure has a part in a choice.",
+    "equalized odds difference of 1, up to the accuracy of unclipped: more accuracy than that is "
+    f"no part of it. Over {BUDGET:g} it is the mean, over accuracy budgets of 0 to "
+    f"{BUDGET * 100:g} points, of the best figure within the budget. That best is a maximum over "
+    "test points, which are noisy. No test figure has a part in a choice.",
     "Differences of hypervolume are paired by seed. They are given in points (hundredths) of the "
     f"worst cell or of the equalized odds difference, in the mean over accuracy budgets of 0 to "
     f"{BUDGET * 100:g} points: 0.001 of hypervolume is 1 point, and the margin of 0.005 is 5. In "
-    "verdicts.csv is also what a margin of 0.001 says.",
+    "verdicts.csv are also the words under the other choices that are named on this page.",
     "In the picture of equalized odds an arm counts only where its balanced accuracy, and its AUC "
-    "if it has scores, lie within 0.01 of unclipped, either way, and the selection rate of every "
-    "group within half and twice the group's base rate: a constant prediction has equalized odds. "
-    "This is checked on the part on which the arm is chosen.",
+    "if it has scores, are not more than 0.01 below unclipped, and the selection rate of every "
+    "group lies within half and twice the group's base rate: a constant prediction has equalized "
+    "odds. This is checked on the part on which the arm is chosen.",
     "The intervals are 95 % t intervals with the correction of Nadeau and Bengio for overlapping "
     "splits. They cover the choice of split, initial weights and batches on these tables. They "
     "cover neither another population, nor other models, nor that many comparisons are made: of "
@@ -43,8 +43,11 @@ _METHOD = (
     "Validation rows of one seed are test rows of another. Arms chosen by means over the seeds, "
     "which the sentences name, are therefore not free of the rows on which they are shown; "
     "the hypervolumes, chosen seed by seed, are.",
-    "Families have 8 arms each. Departure: exponentiated gradient trains some 25 networks for "
-    "each arm and has 2 on Adult, credit default and digits, where its front is thinner.",
+    "Exponentiated gradient trains some 25 networks for each arm: departure, it has fewer arms on "
+    "Adult, credit default and digits, where its front is thinner, and their number in brackets.",
+    "Two arms of a comparison are not in the study. clip_norm: a clip on top of a cap acts on the "
+    "update as a whole, not on groups. fair_cap_step, the literal rule without memory or floor, is "
+    "in `fairclip compare`, where it stands beside the cap that came of it.",
     "Group-blind arms use no group in training or prediction. The threshold optimizer needs the "
     "group of a row to predict, and its cuts are fitted on the validation part, whose figures "
     "therefore flatter it: it is chosen worse than the others. Its tolerances are for equal TPR; "
@@ -61,7 +64,7 @@ def write_page(out: Path, settings: Sequence[Setting]) -> Report:
         out: The folder of the study; each finished setting has a folder in it.
         settings: All of the study.
     """
-    done = [s for s in settings if (out / s.name).is_dir()]
+    done = [setting for setting in settings if setting.is_finished(out)]
     records = [Record.read(setting, out / setting.name) for setting in done]
     report = make_page(records, settings)
     report.save(out, stem="study")
@@ -81,17 +84,25 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
     titles = [setting.title for setting in settings if setting.main]
     missing = [title for title in titles if title not in {r.setting.title for r in main}]
     verdicts = {record.setting.name: record.verdicts for record in main}
-    goals = [goal_of(family, verdicts, len(missing)) for family in OURS]
-    answer = goal_sentences(goals, len(titles))
+    goals = {family: goal_of(family, verdicts, len(missing)) for family in OURS}
+    primary = [goals[family] for family in PRIMARY]
+    answer = goal_sentences(primary, len(titles))
     fewest = min((record.n_seeds for record in records), default=_ENOUGH_SEEDS)
     if fewest < _ENOUGH_SEEDS:
         answer.append(f"Only {fewest} seeds: this is a trial of the machinery, not a result.")
-    sections = [answer_section(goals, verdicts, missing)]
+    sections = [answer_section(primary, verdicts, missing, len(titles))]
     if main:
-        sections += [words_section("Setting by setting", main), not_here_section(main)]
+        explored = words_section("Exploratory families", main, EXPLORATORY, EXPLORATORY_NOTE)
+        counts = goals_table([goals[family] for family in EXPLORATORY])
+        sections += [
+            words_section("Setting by setting", main, PRIMARY),
+            not_here_section(main),
+            choices_section(main),
+            Section(explored.heading, (*explored.body, counts)),
+        ]
     sections += map(setting_section, main)
     if others:
-        sections.append(words_section("Other models", others))
+        sections.append(words_section("Other models", others, OURS))
         sections += map(setting_section, others)
     sections += [Section("Method", (Notes(_METHOD), _families_table())), _making(records)]
     return Report(
@@ -99,7 +110,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
         lead=" ".join(answer),
         sections=tuple(sections),
         data={
-            "goal": {goal.family: goal.state for goal in goals},
+            "goal": {goal.family: goal.state for goal in primary},
             "missing": [
                 s.name for s in settings if s.name not in {r.setting.name for r in records}
             ],
@@ -110,7 +121,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
 
 def _families_table() -> Table:
     rows = [{"family": family.name, "arms": ", ".join(family.arms)} for family in FAMILIES]
-    return Table(pd.DataFrame(rows).set_index("family"), "The arms of each family.")
+    return Table(pd.DataFrame(rows).set_index("family"), f"The arms of each family, {N_ARMS}.")
 
 
 def _without_folder(command: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Self
 import pandas as pd
 
 from fairclip.metrics import over_seeds, restore_formulas
-from fairclip.study._families import BASELINE, FAMILIES, Family
+from fairclip.study._families import BASELINE, FAMILIES, NOTHING, Family
 from fairclip.study._fronts import fronts, hypervolumes
+from fairclip.study._sensitivity import alternative_volumes
 from fairclip.study._settings import Setting
 from fairclip.study._verdicts import verdicts
 from fairclip.study._views import VIEWS, View, mark_valid
@@ -57,6 +58,16 @@ class Record:
         arms = set(self.runs["arm"])
         return [family for family in FAMILIES if arms.intersection(family.arms)]
 
+    def few_arms(self, name: str) -> str:
+        """Return in brackets how many arms a rival has here, where others have more.
+
+        Args:
+            name: Of a family; of one that is no rival, or was not run, nothing is returned.
+        """
+        arms = set(self.runs["arm"])
+        n = {f.name: len(arms.intersection(f.arms)) for f in self.families if not f.ours}
+        return f" ({n[name]} arms)" if name in n and n[name] < max(n.values()) else ""
+
     @property
     def n_seeds(self) -> int:
         """Number of seeds."""
@@ -76,17 +87,19 @@ class Record:
 
     @cached_property
     def means(self) -> pd.DataFrame:
-        """The same of the means over the seeds."""
+        """The same of the means over the seeds; n/a where one of them is."""
         runs, by_group = (
-            frame.drop(columns="seed")
-            .groupby(keys, sort=False)
-            .mean(numeric_only=True)
-            .reset_index()
-            .assign(seed=_MEAN)
+            # Means of equal shares can be off by the last bit.
+            (sums / self.n_seeds).round(12).reset_index().assign(seed=_MEAN)
             for frame, keys in (
                 (self.runs, ["arm", "part"]),
                 (self.by_group, ["arm", "part", "group"]),
             )
+            for sums in [
+                frame.drop(columns="seed")
+                .groupby(keys, sort=False)
+                .sum(numeric_only=True, min_count=self.n_seeds)
+            ]
         )
         return mark_valid(runs, by_group)
 
@@ -119,8 +132,13 @@ class Record:
 
     @cached_property
     def fronts(self) -> dict[View, pd.DataFrame]:
-        """The chosen arms' test points, of each family and seed, by view."""
-        return {view: fronts(self.points, self.families, view) for view in VIEWS}
+        """The chosen arms' test points, of doing nothing, each family and seed, by view."""
+        return {view: fronts(self.points, [NOTHING, *self.families], view) for view in VIEWS}
+
+    @cached_property
+    def hypervolumes(self) -> dict[View, pd.DataFrame]:
+        """The areas of these."""
+        return {view: hypervolumes(front, self.points, view) for view, front in self.fronts.items()}
 
     def mean_fronts(self, view: View) -> pd.DataFrame:
         """Return the same, chosen and shown as means over the seeds."""
@@ -128,11 +146,14 @@ class Record:
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
-        """What `verdicts` says, in a column ``view`` by both views."""
+        """What `verdicts` says, in a column ``view`` by both views, and what it would say else."""
         tables = []
+        families = [NOTHING, *self.families]
         for view, front in self.fronts.items():
-            volumes = hypervolumes(front, self.points, view)
-            table = verdicts(volumes, self.test_over_train)
+            table = verdicts(self.hypervolumes[view], self.test_over_train)
             table.insert(0, "view", view.title)
+            others = alternative_volumes(self.points, families, view, front)
+            for column, volumes in others.items():
+                table[column] = verdicts(volumes, self.test_over_train)["verdict"]
             tables.append(table)
         return pd.concat(tables, ignore_index=True)

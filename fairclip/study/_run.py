@@ -1,11 +1,13 @@
 """Run the comparisons of the study that are not finished, and write the page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fairclip.comparison import Plan, Settings, prepare
+from fairclip._extras import require
+from fairclip.comparison import RunError, Settings, prepare
 from fairclip.metrics import Report
 from fairclip.study._page import write_page
 from fairclip.study._settings import Setting, study_settings
@@ -14,7 +16,7 @@ from fairclip.study._settings import Setting, study_settings
 def run_study(
     out: Path,
     *,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     smoke: bool = False,
     overwrite: bool = False,
     jobs: int | None = None,
@@ -22,11 +24,12 @@ def run_study(
 ) -> Report:
     """Run what is not finished, go on with what was interrupted, and write the page.
 
-    The page holds whatever is finished, and names what is missing.
+    The page holds whatever is finished, and names what is missing. A setting that fails does not
+    keep the others from running.
 
     Args:
         out: Folder of the study, with a folder for each setting.
-        only: Names of the settings to run; empty: all.
+        only: Names of the settings to run. None: all.
         smoke: As for `study_settings`.
         overwrite: Run finished settings again too.
         jobs: Processes; no result depends on it. None: one for each core.
@@ -37,44 +40,72 @@ def run_study(
 
     Raises:
         ModuleNotFoundError: If an extra is not installed.
-        RunError: If training cannot use the data or the settings.
-        ValueError: If a name is unknown, or ``out`` holds runs of other settings.
+        RunError: If settings failed, after all others ran and the page was written.
+        ValueError: If a name is unknown, or there is none.
     """
+    require("moocore", "study")  # the page needs it, hours later
     settings = study_settings(smoke=smoke)
-    names = [setting.name for setting in settings]
-    if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"`only` (--only) has no {unknown[0]!r}; there are {', '.join(names)}.")
-    chosen = [setting for setting in settings if not only or setting.name in only]
-    # All are checked before the first is trained.
-    plans = [
-        _prepare(setting, out / setting.name, overwrite)
-        for setting in chosen
-        if overwrite or not _is_finished(setting, out / setting.name)
-    ]
-    try:
-        with tqdm(
-            total=len(chosen),
-            initial=len(chosen) - len(plans),
-            unit="setting",
-            disable=not progress,
-        ) as bar:
-            for plan in plans:
-                bar.set_description(plan.folder.final.name)
-                plan.measure(jobs, progress)
-                bar.update()
-    finally:
-        report = write_page(out, settings)
+    chosen = _named(settings, only)
+    failed: dict[str, str] = {}
+    with _page_on_error(out, settings), tqdm(chosen, unit="setting", disable=not progress) as bar:
+        for setting in bar:
+            bar.set_description(setting.name)
+            if overwrite or not setting.is_finished(out):
+                try:
+                    _measure(setting, out, overwrite, jobs, progress)
+                except (OSError, ValueError) as error:
+                    failed[setting.name] = _reason(error)
+    report = write_page(out, settings)
+    if failed:
+        raise RunError(_all_failed(failed, out))
     return report
 
 
-def _prepare(setting: Setting, folder: Path, overwrite: bool) -> Plan:
-    settings = Settings.of(setting.values)
-    return prepare(settings, out=folder, resume=not overwrite, overwrite=overwrite)
+def _named(settings: Sequence[Setting], only: Sequence[str] | None) -> list[Setting]:
+    names = [setting.name for setting in settings]
+    if only is None:
+        return list(settings)
+    if not only:
+        raise ValueError(f"`only` (--only) names no setting; there are {', '.join(names)}.")
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"`only` (--only) has no {unknown[0]!r}; there are {', '.join(names)}.")
+    return [setting for setting in settings if setting.name in only]
 
 
-def _is_finished(setting: Setting, folder: Path) -> bool:
-    """Return whether all of it is there; what has fewer arms or seeds is gone on with."""
-    if not folder.exists():
-        return False
-    there, wanted = Settings.read(folder / "config.toml"), Settings.of(setting.values)
-    return all(getattr(there, name) == getattr(wanted, name) for name in setting.values)
+def _measure(
+    setting: Setting, out: Path, overwrite: bool, jobs: int | None, progress: bool
+) -> None:
+    # Not before its turn: until then an earlier run of it stays as it is.
+    plan = prepare(
+        Settings.of(setting.values),
+        out=out / setting.name,
+        resume=not overwrite,
+        overwrite=overwrite,
+    )
+    plan.measure(jobs, progress)
+
+
+@contextmanager
+def _page_on_error(out: Path, settings: Sequence[Setting]) -> Iterator[None]:
+    """Write the page when something ends the study, and let that be what is raised."""
+    try:
+        yield
+    except BaseException as first:
+        try:
+            write_page(out, settings)
+        except Exception as second:
+            first.add_note(f"Nor could the page be written: {second}")
+        raise
+
+
+def _reason(error: Exception) -> str:
+    # The cause lacks the remedy, which is a flag of `compare`.
+    return str(error.__cause__ if isinstance(error.__cause__, RunError) else error)
+
+
+def _all_failed(failed: Mapping[str, str], out: Path) -> str:
+    reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return (
+        f"{len(failed)} of the settings failed. {reasons} The page in {out} has the others; what "
+        "is finished is kept, run the same command again to go on."
+    )

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fairclip.comparison import Settings
 from fairclip.study._families import arms_of_study
 
 _LOGISTIC = {"hidden": (), "optimizer": "sgd"}
@@ -27,6 +29,19 @@ class Setting:
     about: str
     values: Mapping[str, Any]
     main: bool = True
+
+    def is_finished(self, out: Path) -> bool:
+        """Return whether all of it is there; what has fewer arms or seeds is gone on with.
+
+        Args:
+            out: The folder of the study.
+        """
+        try:
+            there = Settings.read(out / self.name / "config.toml")
+        except (OSError, ValueError):  # none, or not one of ours
+            return False
+        wanted = Settings.of(self.values)
+        return all(getattr(there, name) == getattr(wanted, name) for name in self.values)
 
 
 @dataclass(frozen=True)
@@ -119,8 +134,8 @@ def study_settings(*, smoke: bool = False) -> tuple[Setting, ...]:
 
 def _setting(data: _Data, *, smoke: bool, logistic: bool = False) -> Setting:
     return Setting(
-        name=f"{data.name}-logistic" * logistic or data.name,
-        title=f"{data.title}, logistic regression" * logistic or data.title,
+        name=f"{data.name}-logistic" if logistic else data.name,
+        title=f"{data.title}, logistic regression" if logistic else data.title,
         about=data.about,
         values={
             "seeds": 10,

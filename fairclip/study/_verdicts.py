@@ -5,13 +5,27 @@ from collections.abc import Iterable
 import pandas as pd
 
 from fairclip.metrics import over_seeds
-from fairclip.study._families import OURS, RIVALS
+from fairclip.study._families import BASELINE, OURS, RIVALS
 from fairclip.study._fronts import BUDGET
 
 WORDS = ("better", "no worse", "worse", "undecided")
+# Doing nothing, and the rivals.
+OTHERS = (BASELINE, *RIVALS)
 MARGIN, STRICT_MARGIN = 0.005, 0.001
 # From hypervolume to points (hundredths) of the figure, in the mean over the accuracy budgets.
 POINTS = 100 / BUDGET
+_COLUMNS = (
+    "family",
+    "rival",
+    "difference",
+    "low",
+    "high",
+    "points",
+    "points_low",
+    "points_high",
+    "verdict",
+    "strict_verdict",
+)
 
 
 def word(low: float, high: float, margin: float = MARGIN) -> str:
@@ -29,7 +43,7 @@ def word(low: float, high: float, margin: float = MARGIN) -> str:
 
 
 def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
-    """Return one row for each of our families and each rival.
+    """Return one row for each of our families and each rival, doing nothing first.
 
     Args:
         hypervolumes: Columns family, seed, hypervolume.
@@ -41,8 +55,9 @@ def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame
     """
     runs = hypervolumes.rename(columns={"family": "arm"})
     rows = []
-    for rival in _of(RIVALS, runs["arm"]):
-        table = over_seeds(runs, baseline=rival, test_over_train=test_over_train)
+    for rival in _of(OTHERS, runs["arm"]):
+        pairs = runs[runs["arm"].isin([*OURS, rival])]
+        table = over_seeds(pairs, baseline=rival, test_over_train=test_over_train)
         for family in _of(OURS, runs["arm"]):
             columns = [f"hypervolume_change{end}" for end in ("", "_low", "_high")]
             change, low, high = table.loc[[family], columns].to_numpy(float)[0]
@@ -60,7 +75,7 @@ def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame
                     "strict_verdict": word(low, high, STRICT_MARGIN),
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _of(names: Iterable[str], present: Iterable[str]) -> list[str]:

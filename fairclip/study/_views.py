@@ -6,7 +6,7 @@ import pandas as pd
 
 from fairclip.study._families import BASELINE
 
-# How far a valid arm's balanced accuracy and AUC may be from the baseline's, either way.
+# How far a valid arm's balanced accuracy and AUC may be below the baseline's.
 _NEAR = 0.01
 _ROUNDING = 1e-9
 # A valid arm's selection rate in every group, over the group's base rate.
@@ -54,23 +54,26 @@ VIEWS = (
 def mark_valid(runs: pd.DataFrame, by_group: pd.DataFrame) -> pd.DataFrame:
     """Return the runs with a column ``valid``: no constant prediction, and no step towards one.
 
-    An arm is valid if its balanced accuracy, and its AUC where it has scores, lie within 0.01 of
-    the baseline's, and the selection rate of every group within half and twice the group's base
-    rate. The baseline always is.
+    An arm is valid if its balanced accuracy, and its AUC where it has scores, are not more than
+    0.01 below the baseline's, and the selection rate of every group lies within half and twice the
+    group's base rate. The column ``valid_two_sided`` asks that they are not more than 0.01 above it
+    either. The baseline always is valid.
 
     Args:
         runs: One row for each arm, seed and part.
         by_group: One row for each arm, seed, part and group.
     """
-    before = runs[runs["arm"] == BASELINE].set_index(["seed", "part"])
-    before = before[["balanced_accuracy", "auc"]].add_suffix("_before")
+    metrics = ["balanced_accuracy", "auc"]
+    is_baseline = runs["arm"] == BASELINE
+    before = runs[is_baseline].set_index(["seed", "part"])[metrics].add_suffix("_before")
     other = runs.join(before, on=["seed", "part"])
-    near = pd.Series(data=True, index=runs.index)
-    for metric in ("balanced_accuracy", "auc"):
-        near &= ~((other[metric] - other[f"{metric}_before"]).abs() > _NEAR + _ROUNDING)
+    changes = pd.DataFrame({m: other[m] - other[f"{m}_before"] for m in metrics})
+    # Written so that an arm without scores passes.
+    too_low = (changes < -_NEAR - _ROUNDING).any(axis=1)
+    too_high = (changes > _NEAR + _ROUNDING).any(axis=1)
     ratios = by_group["selection_rate"] / by_group["base_rate"]
     selects = ratios.between(_LEAST_SELECTED - _ROUNDING, _MOST_SELECTED + _ROUNDING)
     keys = ["arm", "seed", "part"]
     all_select = selects.groupby([by_group[key] for key in keys]).all().rename("selects")
-    selects_of_run = runs.join(all_select, on=keys)["selects"]
-    return runs.assign(valid=(near & selects_of_run) | (runs["arm"] == BASELINE))
+    near = ~too_low & runs.join(all_select, on=keys)["selects"]
+    return runs.assign(valid=near | is_baseline, valid_two_sided=near & ~too_high | is_baseline)

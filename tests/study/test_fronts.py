@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairclip.study._families import Family
-from fairclip.study._fronts import choose_front, fronts, hypervolumes
+from fairclip.study._fronts import accuracy_gained, choose_front, fronts, hypervolumes
 from fairclip.study._views import VIEWS
 from tests.study._inputs import run
 
@@ -60,7 +60,7 @@ def test_the_area_is_that_of_sorting(rows: list[tuple[float, float]], before: fl
     for view in VIEWS:
         front = points(*(run("a", x, y, y) for x, y in rows)).assign(family="caps")
         found = hypervolumes(front, all_points, view)["hypervolume"].item()
-        flipped = [(x, y if view.sign > 0 else 1 - y) for x, y in rows]
+        flipped = [(min(x, before), y if view.sign > 0 else 1 - y) for x, y in rows]
         assert found == pytest.approx(slow_hypervolume(flipped, before - 0.1, 0.0), abs=1e-9)
 
 
@@ -69,6 +69,26 @@ def test_an_area_by_hand() -> None:
     frame = points(run("unclipped", 0.85, 0.6), run("a", 0.80, 0.8))
     found = hypervolumes(frame.assign(family="caps"), frame, WORST_CELL)
     assert found["hypervolume"].item() == pytest.approx(0.1 * 0.6 + 0.05 * 0.2)
+
+
+def test_more_accuracy_than_the_baseline_has_no_area_and_a_column_of_its_own() -> None:
+    frame = points(run("unclipped", 0.85, 0.6), run("a", 0.95, 0.6), run("b", 0.8, 0.6))
+    front = frame.assign(family=["none", "caps", "cuts"])
+    areas = hypervolumes(front, frame, WORST_CELL).set_index("family")["hypervolume"]
+    assert areas.to_dict() == pytest.approx({"none": 0.06, "caps": 0.06, "cuts": 0.03})
+    gained = accuracy_gained(front, frame)
+    assert gained.to_dict() == pytest.approx({"none": 0.0, "caps": 0.1, "cuts": 0.0})
+
+
+@given(ROWS)
+@settings(derandomize=True, max_examples=30, deadline=None)
+def test_the_area_is_the_mean_figure_over_the_budgets(rows: list[tuple[float, float]]) -> None:
+    front = points(*(run("a", x, y, y) for x, y in rows)).assign(family="caps")
+    area = hypervolumes(front, points(run("unclipped", 0.5, 0.0, 1.0)), WORST_CELL)
+    # Midpoints of budgets so fine that no step of the coarse grid lies within one.
+    budgets = (np.arange(100) + 0.5) / 1000
+    best = [max((y for x, y in rows if x >= 0.5 - budget), default=0.0) for budget in budgets]
+    assert area["hypervolume"].item() / 0.1 == pytest.approx(np.mean(best))
 
 
 def test_invalid_arms_are_left_out_of_the_view_that_asks_for_it() -> None:

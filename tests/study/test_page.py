@@ -65,7 +65,8 @@ def test_each_setting_has_a_word_for_each_rival(saved: Path) -> None:
         t for t in tables if t["caption"] == "NormCap against each rival, picture: worst cell."
     ]
     main, other = captions
-    words = {row[0]: set(row[1:]) for row in main["rows"]}
+    assert main["columns"][1] == "unclipped"
+    words = {row[0]: set(row[2:-1]) for row in main["rows"]}
     assert words == {"Gain": {"better"}, f"Loss {HOSTILE}": {"worse"}}
     assert [row[0] for row in other["rows"]] == ["Logistic"]
 

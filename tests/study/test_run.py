@@ -66,7 +66,12 @@ def test_a_study_from_start_to_page_in_two_calls(
     ]
     verdicts = pd.read_csv(out / "verdicts.csv")
     assert set(verdicts["setting"]) == {"small", "logistic"}
-    assert set(verdicts["rival"]) == {"label reweighting", "thresholds", "reweighting"}
+    assert set(verdicts["rival"]) == {
+        "unclipped",
+        "label reweighting",
+        "thresholds",
+        "reweighting",
+    }
     assert set(verdicts["family"]) == {"NormCap"}
     runs = pd.read_csv(out / "small" / "runs.csv").set_index(["arm", "seed", "part"])["accuracy"]
     fronts = pd.read_csv(out / "fronts.csv")

@@ -25,8 +25,8 @@ def validity(*rows: dict[str, object], **changes: dict[str, float]) -> dict[str,
         ({"balanced_accuracy": 0.79}, True),
         ({"balanced_accuracy": 0.81}, True),
         ({"balanced_accuracy": 0.789}, False),
-        ({"balanced_accuracy": 0.811}, False),
-        ({"auc": 0.91}, True),
+        ({"balanced_accuracy": 0.9}, True),
+        ({"auc": 0.99}, True),
         ({"auc": 0.889}, False),
         ({"auc": np.nan}, True),
     ],
@@ -46,6 +46,13 @@ def test_every_group_must_be_selected_about_as_often_as_its_base_rate(
     assert found["a"] is expected
 
 
+@pytest.mark.parametrize(("auc", "expected"), [(0.91, True), (0.911, False), (0.889, False)])
+def test_the_other_reading_bounds_an_arm_from_above_too(auc: float, expected: bool) -> None:
+    runs = pd.DataFrame([run("unclipped", 0.85, 0.6), run("a", 0.85, 0.6, auc=auc)])
+    marked = mark_valid(runs, groups_of(runs))
+    assert marked["valid_two_sided"].tolist() == [True, expected]
+
+
 def test_the_baseline_always_counts() -> None:
     assert validity(unclipped={"selection_rate": 0.0})["unclipped"]
 
@@ -54,7 +61,7 @@ def test_an_arm_is_measured_by_the_baseline_of_its_own_seed_and_part() -> None:
     runs = pd.DataFrame(
         [
             run("unclipped", 0.85, 0.6, seed=0, balanced_accuracy=0.8),
-            run("unclipped", 0.85, 0.6, seed=1, balanced_accuracy=0.7),
+            run("unclipped", 0.85, 0.6, seed=1, balanced_accuracy=0.9),
             run("a", 0.85, 0.6, seed=0, balanced_accuracy=0.8),
             run("a", 0.85, 0.6, seed=1, balanced_accuracy=0.8),
         ]
