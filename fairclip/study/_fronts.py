@@ -65,7 +65,7 @@ def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.Da
         Columns family, seed, hypervolume.
     """
     moocore = require("moocore", "study")
-    accuracy = _accuracy_before(points)
+    accuracy = _accuracy_before(points).to_dict()
     rows = [
         {
             "family": family,

@@ -43,10 +43,9 @@ def chosen_table(record: Record, view: View) -> pd.DataFrame:
     """
     validation = record.means_of("validation")
     gained = accuracy_gained(record.fronts[view], record.points)
-    chosen = {f.name: choose_arm(validation, f.arms, view) for f in record.families}
+    chosen = {f.name: choose_arm(validation, f.arms, view) or BASELINE for f in record.families}
     rows = []
     for name, arm in {"none": BASELINE, **chosen}.items():
-        assert arm is not None  # the baseline may always be named
         figures = _row(record.test, arm)
         row: dict[str, object] = {"family": f"{name}{record.few_arms(name)}", "arm": arm}
         for metric in SHOWN:
@@ -66,7 +65,7 @@ def headlines(record: Record, view: View) -> list[str]:
     validation = record.means_of("validation")
     sentences = []
     for family in record.families:
-        arm = choose_arm(validation, family.arms, view)
+        arm = choose_arm(validation, family.arms, view) or BASELINE
         if family.name in OURS:
             sentences.append(_headline(record, family.name, arm, view))
         sentences += [f"{family.name}, {arm}: {flag}" for flag in levelled_down(record, arm)]

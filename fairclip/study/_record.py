@@ -150,10 +150,9 @@ class Record:
         tables = []
         families = [NOTHING, *self.families]
         for view, front in self.fronts.items():
-            table = verdicts(self.hypervolumes[view], self.test_over_train)
-            table.insert(0, "view", view.title)
             others = alternative_volumes(self.points, families, view, front)
-            for column, volumes in others.items():
-                table[column] = verdicts(volumes, self.test_over_train)["verdict"]
+            volumes = self.hypervolumes[view].join(others, on=["family", "seed"])
+            table = verdicts(volumes, self.test_over_train)
+            table.insert(0, "view", view.title)
             tables.append(table)
         return pd.concat(tables, ignore_index=True)

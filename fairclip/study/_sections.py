@@ -72,8 +72,8 @@ def _picture(record: Record, view: View) -> Picture:
     front = record.mean_fronts(view)
     test = record.means_of("test")
     shown = test[test["valid"]] if view.only_valid else test
-    baseline = test.loc[BASELINE]
-    left = baseline["accuracy"] - BUDGET
+    baseline = test[["accuracy", view.metric]].T[BASELINE]
+    left = float(baseline["accuracy"]) - BUDGET
     axes = plot_fronts(
         front,
         "accuracy",

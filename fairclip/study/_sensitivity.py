@@ -21,24 +21,33 @@ _N_BUDGETS = 101
 
 def alternative_volumes(
     points: pd.DataFrame, families: Sequence[Family], view: View, front: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
-    """Return what stands for the hypervolumes, by the columns of `ALTERNATIVES` that need others.
+) -> pd.DataFrame:
+    """Return what stands for the hypervolumes where it is not the margin that is another.
 
     Args:
         points: As from `mark_valid`.
         families: To choose from.
         view: Where all arms count, validity changes nothing.
         front: What `fronts` makes of these.
+
+    Returns:
+        Columns named as in `ALTERNATIVES`, indexed by family and seed.
     """
     two_sided = dropped = front
     if view.only_valid:
         two_sided = fronts(points.assign(valid=points["valid_two_sided"]), families, view)
         dropped = without_invalid(front, points)
-    return {
+    volumes = {
         "two_sided_verdict": hypervolumes(two_sided, points, view),
         "step_verdict": step_curves(points, families, view),
         "dropped_verdict": hypervolumes(dropped, points, view),
     }
+    return pd.DataFrame(
+        {
+            name: table.set_index(["family", "seed"])["hypervolume"]
+            for name, table in volumes.items()
+        }
+    )
 
 
 def without_invalid(front: pd.DataFrame, points: pd.DataFrame) -> pd.DataFrame:

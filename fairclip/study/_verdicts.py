@@ -14,6 +14,7 @@ OTHERS = (BASELINE, *RIVALS)
 MARGIN, STRICT_MARGIN = 0.005, 0.001
 # From hypervolume to points (hundredths) of the figure, in the mean over the accuracy budgets.
 POINTS = 100 / BUDGET
+_ENDS = ("", "_low", "_high")
 _COLUMNS = (
     "family",
     "rival",
@@ -42,25 +43,27 @@ def word(low: float, high: float, margin: float = MARGIN) -> str:
     return "no worse" if low > -margin else "undecided"
 
 
-def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
+def verdicts(volumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
     """Return one row for each of our families and each rival, doing nothing first.
 
     Args:
-        hypervolumes: Columns family, seed, hypervolume.
+        volumes: Columns family, seed, hypervolume, and what else is to be judged in the same way.
         test_over_train: Rows over rows, for the correction of the intervals.
 
     Returns:
         Columns family, rival; difference, low, high in units of hypervolume; the same as points,
-        points_low, points_high; verdict and strict_verdict (the smaller margin).
+        points_low, points_high; verdict and strict_verdict (the smaller margin); and the word for
+        each further column under its name.
     """
-    runs = hypervolumes.rename(columns={"family": "arm"})
+    runs = volumes.rename(columns={"family": "arm"})
+    others = list(volumes.columns.drop(["family", "seed", "hypervolume"]))
     rows = []
     for rival in _of(OTHERS, runs["arm"]):
         pairs = runs[runs["arm"].isin([*OURS, rival])]
         table = over_seeds(pairs, baseline=rival, test_over_train=test_over_train)
         for family in _of(OURS, runs["arm"]):
-            columns = [f"hypervolume_change{end}" for end in ("", "_low", "_high")]
-            change, low, high = table.loc[[family], columns].to_numpy(float)[0]
+            changes = table.loc[family]
+            change, low, high = (changes[f"hypervolume_change{end}"] for end in _ENDS)
             rows.append(
                 {
                     "family": family,
@@ -73,9 +76,13 @@ def verdicts(hypervolumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame
                     "points_high": high * POINTS,
                     "verdict": word(low, high),
                     "strict_verdict": word(low, high, STRICT_MARGIN),
+                    **{
+                        name: word(changes[f"{name}_change_low"], changes[f"{name}_change_high"])
+                        for name in others
+                    },
                 }
             )
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(rows, columns=[*_COLUMNS, *others])
 
 
 def _of(names: Iterable[str], present: Iterable[str]) -> list[str]:

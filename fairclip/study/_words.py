@@ -37,8 +37,7 @@ def words_section(
         for family in families
     ]
     coarse = tuple(filter(None, (_unresolved(view, records, families) for view in VIEWS)))
-    body = [*([note] if note else []), _MEANING, *([Notes(coarse)] if coarse else []), *tables]
-    return Section(heading, tuple(body))
+    return Section(heading, (*([note] if note else []), _MEANING, Notes(coarse), *tables))
 
 
 def words_table(family: str, view: View, records: Sequence[Record]) -> pd.DataFrame:
@@ -49,7 +48,7 @@ def words_table(family: str, view: View, records: Sequence[Record]) -> pd.DataFr
         own = table[(table["view"] == view.title) & (table["family"] == family)]
         words = own.set_index("rival")["verdict"].reindex(list(OTHERS)).fillna("not run")
         rows[record.setting.title] = {
-            _heading(rival): f"{word}{record.few_arms(rival)}" for rival, word in words.items()
+            _heading(rival): f"{words[rival]}{record.few_arms(rival)}" for rival in OTHERS
         } | {"median half-width": half_width(own)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
 
@@ -60,8 +59,8 @@ def half_width(verdicts: pd.DataFrame) -> float:
     return float((rows["points_high"] - rows["points"]).median())
 
 
-def _heading(rival: object) -> str:
-    return f"{rival} (group-blind)" if rival in GROUP_BLIND else str(rival)
+def _heading(rival: str) -> str:
+    return f"{rival} (group-blind)" if rival in GROUP_BLIND else rival
 
 
 def _unresolved(view: View, records: Sequence[Record], families: Sequence[str]) -> str:
