@@ -146,7 +146,7 @@ def flag_levelling_down(
     if change_high is not None:
         high = float(change_high.reindex(before.index).iloc[highest])
         verb = "levels down" if high < 0 else "may level down"
-        half = "" if np.isnan(high) else f" ± {high + fall:.3f}"
+        half = "" if np.isnan(high) else f" ± {high + fall:z.3f}"
     return [
         f"The model {verb}: the gap in {metric} went from {gap_before:.3f} to "
         f"{gap_after:.3f}, {before.index[highest]} fell by {fall:.3f}{half}, "

@@ -62,7 +62,7 @@ def verdicts(volumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
         pairs = runs[runs["arm"].isin([*OURS, rival])]
         table = over_seeds(pairs, baseline=rival, test_over_train=test_over_train)
         for family in _of(OURS, runs["arm"]):
-            changes = table.loc[family]
+            changes = table.loc[[family]].to_dict("records")[0]
             change, low, high = (changes[f"hypervolume_change{end}"] for end in _ENDS)
             rows.append(
                 {

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.study._headlines import chosen_table, headlines, levelled_down
+from fairclip.study._headlines import cells_table, chosen_table, headlines, levelled_down
 from fairclip.study._record import Record
 from fairclip.study._views import VIEWS
 from tests.study._inputs import ENVIRONMENT, both_parts, groups_of, record, run
@@ -90,8 +90,57 @@ def test_levelling_down_is_flagged_where_the_better_group_fell() -> None:
     plain = record(runs)
     found = Record(plain.setting, runs, by_group, ENVIRONMENT)
     assert len(levelled_down(found, "fair_cap@2")) == 1
-    assert "sex=m, y=1 fell by 0.100" in levelled_down(found, "fair_cap@2")[0]
+    assert "levels down" in levelled_down(found, "fair_cap@2")[0]
+    assert "sex=m, y=1 fell by 0.100 ± 0.000" in levelled_down(found, "fair_cap@2")[0]
     assert levelled_down(found, "fair_cap@1") == []
+
+
+def test_a_fall_that_may_be_chance_only_may_be_levelling_down() -> None:
+    runs = rows(run("fair_cap@2", 0.84, 0.7))
+    by_group = groups_of(runs, **{"fair_cap@2": {"tpr": 0.6}})
+    lower = (by_group["arm"] == "fair_cap@2") & (by_group["group"] == "sex=m")
+    by_group.loc[lower & (by_group["seed"] == 0), "tpr"] = 0.5
+    found = Record(record(runs).setting, runs, by_group, ENVIRONMENT)
+    assert "may level down" in levelled_down(found, "fair_cap@2")[0]
+
+
+def test_rivals_that_level_down_are_named_too() -> None:
+    runs = rows(run("reweight@0.5", 0.84, 0.7), run("cut@0.4", 0.84, 0.7))
+    by_group = groups_of(runs, **{"reweight@0.5": {"tpr": 0.6}, "cut@0.4": {"tpr": 0.7}})
+    lower = (by_group["arm"] == "reweight@0.5") & (by_group["group"] == "sex=m")
+    by_group.loc[lower, "tpr"] = 0.6
+    found = headlines(Record(record(runs).setting, runs, by_group, ENVIRONMENT), WORST_CELL)
+    assert len(found) == 1
+    assert found[0].startswith("reweighting, reweight@0.5: The model levels down")
+
+
+def test_the_accuracy_that_the_area_leaves_out_has_a_column() -> None:
+    table = chosen_table(record(rows(run("fair_cap@2", 0.88, 0.7))), WORST_CELL)
+    assert table["accuracy gained beside the area"].to_dict() == {"none": 0.0, "NormCap": 0.03}
+
+
+def test_a_rival_with_fewer_arms_has_their_number() -> None:
+    runs = rows(
+        run("exponentiated_gradient@0.01", 0.84, 0.7),
+        run("cut@0.4", 0.84, 0.7),
+        run("cut@0.6", 0.84, 0.7),
+    )
+    names = list(chosen_table(record(runs), WORST_CELL).index)
+    assert names == ["none", "thresholds", "exponentiated gradient (1 arms)"]
+
+
+def test_a_cell_that_is_undefined_in_a_seed_has_no_mean() -> None:
+    runs = rows(run("fair_cap@2", 0.84, 0.7))
+    runs.loc[runs["seed"] == 0, "auc"] = np.nan
+    by_group = groups_of(runs)
+    gone = (by_group["seed"] == 0) & (by_group["group"] == "sex=m")
+    by_group.loc[gone, "tpr"] = np.nan
+    found = Record(record(runs).setting, runs, by_group, ENVIRONMENT)
+    assert found.means["auc"].isna().all()
+    recalls = cells_table(found, ["unclipped", "fair_cap@2"])
+    assert recalls.loc["sex=m, y=1"].isna().all()
+    assert recalls.drop("sex=m, y=1").notna().all(axis=None)
+    assert "sex=m, y=1" not in said(found)
 
 
 def test_rows_of_the_parts_give_the_correction() -> None:

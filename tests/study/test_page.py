@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fairclip.metrics import Report
+from fairclip.metrics import Notes, Report
 from fairclip.study._families import FAMILIES
 from fairclip.study._page import make_page
 from fairclip.study._record import Record
@@ -71,10 +71,49 @@ def test_each_setting_has_a_word_for_each_rival(saved: Path) -> None:
     assert [row[0] for row in other["rows"]] == ["Logistic"]
 
 
+def test_the_lead_is_of_the_families_that_have_a_goal(saved: Path) -> None:
+    lead, rest = text(saved).splitlines()[2], text(saved)
+    assert lead.count("goal not met") == 2
+    assert "NormCap+" not in lead
+    assert "label_balance" in rest.partition("## Exploratory families")[2]
+    goals = json.loads((saved / "study.json").read_text())["goal"]
+    assert goals == {"NormCap": "not met", "TargetCap": "not met"}
+
+
+def test_better_than_nothing_is_a_word_of_its_own(saved: Path) -> None:
+    tables = json.loads((saved / "study.json").read_text())["tables"]
+    words = next(t for t in tables if t["caption"].startswith("NormCap against each rival"))
+    assert [row[1] for row in words["rows"]] == ["better", "no worse"]
+
+
+def test_a_setting_without_a_verdict_has_a_page() -> None:
+    found = record(both_parts([run("unclipped", 0.85, 0.6), run("cut@0.4", 0.85, 0.65)]))
+    page = study([found])
+    assert "goal not met" in page.lead
+    words = next(t.frame for t in page.tables() if t.caption.startswith("NormCap against"))
+    assert set(words.iloc[0, :-1]) == {"not run"}
+
+
+def test_a_margin_that_is_too_fine_for_the_seeds_is_said() -> None:
+    rows = [run("unclipped", 0.85, 0.6), run("fair_cap@2", 0.85, 0.7), run("cut@0.4", 0.85, 0.65)]
+    runs = both_parts(rows)
+    for seed, figure in enumerate((0.5, 0.7, 0.9)):
+        chosen = (runs["arm"] == "fair_cap@2") & (runs["seed"] == seed)
+        runs.loc[chosen & (runs["part"] == "test"), "worst_cell_accuracy"] = figure
+    sections = {section.heading: section for section in study([record(runs)]).sections}
+    notes = sections["Setting by setting"].body[1]
+    assert isinstance(notes, Notes)
+    assert "a margin of 5 points cannot be resolved on Toy (± 41.6)" in notes.sentences[0]
+    assert len(notes.sentences) == 1
+
+
 def test_where_not_to_use_it_is_said(saved: Path) -> None:
     part = text(saved).partition("## Where fair clipping should not be used")[2].partition("##")[0]
-    assert "on 1 of 2 settings: Loss" in part
-    assert "NormCap: worse than label reweighting and thresholds and reweighting" in part
+    assert "better than doing nothing (unclipped) on 1 of 2 settings: Loss" in part
+    assert "all three, on 1 of 2 settings: Loss" in part
+    assert (
+        "NormCap: worse than label reweighting and thresholds and reweighting (worst cell)" in part
+    )
     assert "Gain" not in part
 
 

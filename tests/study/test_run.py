@@ -1,7 +1,9 @@
 """The study from the command line to the page, on two tiny settings."""
 
 import json
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import fairclip.study
 from fairclip import comparison
 from fairclip.cli import app
+from fairclip.metrics import Report
 from fairclip.study import Setting, _run, run_study, study_settings
 from fairclip.study._families import FAMILIES
 
@@ -119,13 +123,118 @@ def test_runs_of_other_settings_are_not_mixed_in(
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--only=moon", "has no 'moon'; there are small, logistic"), ("--jobs=0", "`jobs`")],
+    [
+        ("--only=moon", "has no 'moon'; there are small, logistic"),
+        ("--only=", "names no setting; there are small, logistic"),
+        ("--jobs=0", "`jobs`"),
+    ],
 )
 def test_bad_flags_are_refused(study: Study, tmp_path: Path, flag: str, message: str) -> None:
     refused = study(flag)
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert not (tmp_path / "study").exists()
+
+
+def test_a_setting_that_fails_does_not_stop_the_others(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, measure = tmp_path / "study", comparison.Plan.measure
+
+    def fails(self: comparison.Plan, *args: Any) -> Any:
+        if self.folder.final.name == "small":
+            cause = comparison.RunError("The loss is not finite.")
+            raise comparison.RunError(f"{cause} `resume` (--resume) goes on.") from cause
+        return measure(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison.Plan, "measure", fails)
+        failed = study()
+    assert failed.exit_code == 2
+    said = " ".join(failed.stderr.split())
+    assert "1 of the settings failed. small: The loss is not finite. The page" in said
+    assert "run the same command again" in said
+    assert "--resume" not in said
+    assert json.loads((out / "study.json").read_text())["missing"] == ["small"]
+
+
+def test_a_setting_that_has_fewer_arms_now_is_missing_until_it_is_extended(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "study"
+    assert study().exit_code == 0
+    more = tuple(
+        replace(setting, values={**setting.values, "arms": (*ARMS, "cut@0.6")})
+        for setting in SETTINGS
+    )
+    monkeypatch.setattr(_run, "study_settings", lambda *, smoke: more)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison.Plan, "measure", _interrupt)
+        assert study().exit_code == 130
+    assert json.loads((out / "study.json").read_text())["missing"] == ["small", "logistic"]
+    # The second one's turn had not come.
+    assert (out / "logistic").is_dir()
+    assert not (out / "logistic.partial").exists()
+
+
+def test_what_the_page_needs_is_looked_for_before_training(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "moocore", None)
+    refused = study()
+    assert refused.exit_code == 2
+    assert 'pip install "fairclip[study]"' in refused.stderr
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_error_of_the_page_does_not_hide_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_page(*_: Any) -> None:
+        raise OSError("disk full")
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(_run, "study_settings", lambda *, smoke: SETTINGS)
+    monkeypatch.setattr(_run, "write_page", no_page)
+    monkeypatch.setattr(comparison.Plan, "measure", broken)
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_study(tmp_path / "study", jobs=1)
+    assert caught.value.__notes__ == ["Nor could the page be written: disk full"]
+
+
+@pytest.mark.parametrize("files", [(), ("notes.txt",), ("config.toml",)])
+def test_a_folder_of_something_else_is_left_alone(
+    study: Study, tmp_path: Path, files: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "study" / "small"
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text("mine = 1")
+    refused = study("--only=small")
+    assert refused.exit_code == 2
+    assert "small exists and is not a run of fairclip" in " ".join(refused.stderr.split())
+    assert sorted(path.name for path in folder.iterdir()) == list(files)
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"), [([], "runs/study"), (["--smoke"], "runs/study-smoke")]
+)
+def test_a_smoke_run_has_its_own_folder(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], folder: str
+) -> None:
+    outs: list[Path] = []
+
+    def fake(out: Path, **_: Any) -> Report:
+        outs.append(out)
+        return Report("title", "lead", ())
+
+    monkeypatch.setattr(fairclip.study, "run_study", fake)
+    done = CliRunner().invoke(app, ["study", *flags])
+    assert done.exit_code == 0, done.output
+    assert outs == [Path(folder)]
+    assert f"{folder}/study.html" in done.stdout
 
 
 @pytest.mark.parametrize("smoke", [False, True])
@@ -149,3 +258,5 @@ def test_all_arms_are_in_the_registry(tmp_path: Path) -> None:
 def test_the_function_is_public(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has no 'x'"):
         run_study(tmp_path, only=["x"])
+    with pytest.raises(ValueError, match="names no setting"):
+        run_study(tmp_path, only=[])
