@@ -103,7 +103,7 @@ def test_a_margin_that_is_too_fine_for_the_seeds_is_said() -> None:
     sections = {section.heading: section for section in study([record(runs)]).sections}
     notes = sections["Setting by setting"].body[1]
     assert isinstance(notes, Notes)
-    assert "a margin of 5 points cannot be resolved on Toy (± 41.6)" in notes.sentences[0]
+    assert "a margin of 5 points cannot be resolved on Toy (± 70.3)" in notes.sentences[0]
     assert len(notes.sentences) == 1
 
 

@@ -228,7 +228,7 @@ def test_a_smoke_run_has_its_own_folder(
 
     def fake(out: Path, **_: Any) -> Report:
         outs.append(out)
-        return Report("title", "lead", ())
+        return Report("title", "lead", (), {})
 
     monkeypatch.setattr(fairclip.study, "run_study", fake)
     done = CliRunner().invoke(app, ["study", *flags])
