@@ -9,7 +9,7 @@ from typing import Any, Self
 import pandas as pd
 
 from fairclip.metrics import over_seeds, restore_formulas
-from fairclip.study._families import BASELINE, FAMILIES, NOTHING, Family
+from fairclip.study._families import BASELINE, FAMILIES, NOTHING, RIVALS, Family
 from fairclip.study._fronts import fronts, hypervolumes
 from fairclip.study._sensitivity import alternative_volumes
 from fairclip.study._settings import Setting
@@ -18,6 +18,8 @@ from fairclip.study._views import VIEWS, View, mark_valid
 
 # One `seed` for the means over them, so that what judges a seed also judges the means.
 _MEAN = -1
+# So many rivals have a colour in a picture.
+N_STRONGEST = 3
 SHOWN = (
     "accuracy",
     "balanced_accuracy",
@@ -143,6 +145,12 @@ class Record:
     def mean_fronts(self, view: View) -> pd.DataFrame:
         """Return the same, chosen and shown as means over the seeds."""
         return fronts(self.means, self.families, view)
+
+    def strongest_rivals(self, view: View) -> list[str]:
+        """Return the rivals with the largest areas in the mean over the seeds."""
+        areas = self.hypervolumes[view].groupby("family", sort=False)["hypervolume"].mean()
+        rivals = areas[areas.index.isin(RIVALS)].round(12)
+        return list(rivals.sort_values(ascending=False, kind="stable").index[:N_STRONGEST])
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:

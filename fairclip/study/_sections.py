@@ -5,14 +5,13 @@ from math import isnan
 import pandas as pd
 
 from fairclip.metrics import Notes, Picture, Section, Table, plot_fronts, to_svg
-from fairclip.study._families import BASELINE, OURS, RIVALS
+from fairclip.study._families import BASELINE, OURS
 from fairclip.study._fronts import BUDGET
 from fairclip.study._goal import above_nothing_somewhere
 from fairclip.study._headlines import cells_table, chosen_table, headlines
-from fairclip.study._record import Record
+from fairclip.study._record import N_STRONGEST, Record
 from fairclip.study._views import VIEWS, View
 
-_N_COLOURED = 3  # of the rivals
 _RULES = {
     "worst cell": "the best worst cell, at most 2 points of accuracy below unclipped",
     "equalized odds": "the least equalized odds difference of the valid arms",
@@ -79,7 +78,7 @@ def _picture(record: Record, view: View) -> Picture:
         "accuracy",
         view.metric,
         main=OURS,
-        coloured=_strongest(record, view),
+        coloured=record.strongest_rivals(view),
         arms=shown[shown["accuracy"] >= left],
         baseline=baseline,
         x_from=left,
@@ -91,13 +90,6 @@ def _picture(record: Record, view: View) -> Picture:
         f"Accuracy and {name}: means over the seeds of the arms of each family that no other arm "
         f"of it beats on the validation parts{valid}. The points are those of the test parts; a "
         "step is the best figure of those that are at least as accurate. In colour are our "
-        f"families and the {_N_COLOURED} rivals with the largest areas.",
+        f"families and the {N_STRONGEST} rivals with the largest areas.",
         front[["family", "arm", "accuracy", view.metric]].set_index(["family", "arm"]),
     )
-
-
-def _strongest(record: Record, view: View) -> list[str]:
-    """Return the rivals with the largest areas in the mean over the seeds."""
-    areas = record.hypervolumes[view].groupby("family", sort=False)["hypervolume"].mean().round(12)
-    rivals = areas[areas.index.isin(RIVALS)].sort_values(ascending=False, kind="stable")
-    return list(rivals.index[:_N_COLOURED])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from fairclip.metrics import neutralise_formulas
-from fairclip.study._families import BASELINE
+from fairclip.study._families import BASELINE, OURS
 from fairclip.study._record import Record
 from fairclip.study._views import View
 
@@ -19,11 +19,13 @@ NO_FAMILY = "none"
 def write_tables(out: Path, records: Sequence[Record]) -> None:
     """Write verdicts.csv, fronts.csv, pictures.csv and arms.csv, by setting and view.
 
-    - ``verdicts.csv``: each word with its difference and interval, and the rows of the test part
-      over those of the training part, for which the interval is corrected.
+    - ``verdicts.csv``: each word with its difference and interval, the words under other choices,
+      and the rows of the test part over those of the training part, for which the interval is
+      corrected. The rival ``unclipped`` is doing nothing.
     - ``fronts.csv``: for each seed the test points of the arms that each family chooses on
       validation, and of the baseline (family ``none``).
-    - ``pictures.csv``: the same of the means over the seeds, which the pictures show.
+    - ``pictures.csv``: the same of the means over the seeds, which the pictures show, and which
+      families have a colour there.
     - ``arms.csv``: the means of every arm on both parts.
 
     Args:
@@ -55,7 +57,8 @@ def _tables_of(record: Record) -> dict[str, pd.DataFrame]:
         baseline = test[test["arm"] == BASELINE].assign(family=NO_FAMILY)
         fronts.append(_long(pd.concat([baseline[front.columns], front]), view))
         means = record.mean_fronts(view).drop(columns="seed")
-        pictures.append(_long(means, view).assign(metric=view.metric))
+        coloured = means["family"].isin([*OURS, *record.strongest_rivals(view)])
+        pictures.append(_long(means, view).assign(metric=view.metric, coloured=coloured))
     return {
         "verdicts": record.verdicts.assign(test_over_train=record.test_over_train),
         "fronts": pd.concat(fronts),

@@ -39,15 +39,18 @@ def test_the_words_of_the_page_are_those_of_the_table(folder: Path) -> None:
     page = (folder / "study.md").read_text(encoding="utf-8")
     said: dict[tuple[str, ...], str] = {}
     for family, view, table in re.findall(
-        r"^(\S+) against each rival, picture: ([\w ]+)\.\n\n((?:\|.*\n)+)", page, re.MULTILINE
+        r"^(\S+)(?: \(exploratory\))? against each rival, picture: ([\w ]+)\.\n\n((?:\|.*\n)+)",
+        page,
+        re.MULTILINE,
     ):
         header, _, *rows = [
             [cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()
         ]
-        rivals = [name.removesuffix(" (group-blind)") for name in header[1:]]
-        for title, *words in rows:
+        rivals = [name.removesuffix(" (group-blind)") for name in header[1:-1]]
+        for title, *words, _half_width in rows:
             said |= {
-                (title, view, family, rival): w for rival, w in zip(rivals, words, strict=True)
+                (title, view, family, rival): re.sub(r" \(\d+ arms\)$", "", word)
+                for rival, word in zip(rivals, words, strict=True)
             }
     table = read(folder, "verdicts").assign(setting=lambda t: t["setting"].map(TITLES))
     expected = table.set_index(KEYS)["verdict"].to_dict()
