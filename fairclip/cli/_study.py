@@ -62,7 +62,7 @@ def study(
             typer.echo(f"Interrupted. The same command goes on with {folder}.", err=True)
             raise typer.Exit(130) from None
         except RunError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(2) from None
     console = open_console()
     console.print(report.lead)

@@ -82,6 +82,6 @@ def _named(verdict: str, phrase: str, family: str, verdicts: Mapping[str, pd.Dat
     if found.empty:
         return f"{phrase} no rival"
     if len(found) == len(RIVALS) and found["n"].nunique() == 1:
-        return f"{phrase} all {len(RIVALS)} rivals, in {found['n'].iloc[0]} settings each"
+        return f"{phrase} all {len(RIVALS)} rivals ({found['n'].iloc[0]} each)"
     named = ", ".join(f"{rival} ({n})" for rival, n in found["n"].head(_N_NAMED).items())
     return f"most often {phrase} {named}"

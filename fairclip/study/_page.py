@@ -121,7 +121,10 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
 
 def _families_table() -> Table:
     rows = [{"family": family.name, "arms": ", ".join(family.arms)} for family in FAMILIES]
-    return Table(pd.DataFrame(rows).set_index("family"), f"The arms of each family, {N_ARMS}.")
+    return Table(
+        pd.DataFrame(rows).set_index("family"),
+        f"The arms of each family in the full study, {N_ARMS}.",
+    )
 
 
 def _without_folder(command: str) -> str:

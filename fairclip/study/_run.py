@@ -55,10 +55,9 @@ def run_study(
                     _measure(setting, out, overwrite, jobs, progress)
                 except (OSError, ValueError) as error:
                     failed[setting.name] = _reason(error)
-    report = write_page(out, settings)
-    if failed:
-        raise RunError(_all_failed(failed, out))
-    return report
+        if failed:
+            raise RunError(_all_failed(failed))
+    return write_page(out, settings)
 
 
 def _named(settings: Sequence[Setting], only: Sequence[str] | None) -> list[Setting]:
@@ -103,9 +102,9 @@ def _reason(error: Exception) -> str:
     return str(error.__cause__ if isinstance(error.__cause__, RunError) else error)
 
 
-def _all_failed(failed: Mapping[str, str], out: Path) -> str:
+def _all_failed(failed: Mapping[str, str]) -> str:
     reasons = " ".join(f"{name}: {reason}" for name, reason in failed.items())
     return (
-        f"{len(failed)} of the settings failed. {reasons} The page in {out} has the others; what "
-        "is finished is kept, run the same command again to go on."
+        f"{len(failed)} of the settings failed. {reasons} The others are finished and on the page; "
+        "run the same command again to go on with these."
     )

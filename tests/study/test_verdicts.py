@@ -144,7 +144,7 @@ def test_of_rivals_equally_often_in_the_way_the_stronger_comes_first() -> None:
     goal = goal_of("NormCap", {"a": said}, 0)
     notes = answer_section([goal], {"a": said}, [], 1).body[-1]
     assert isinstance(notes, Notes)
-    assert f"undecided against all {len(RIVALS)} rivals, in 1 settings each" in notes.sentences[0]
+    assert f"undecided against all {len(RIVALS)} rivals (1 each)" in notes.sentences[0]
 
 
 @pytest.mark.parametrize("rival", ["exponentiated gradient", "thresholds"])
