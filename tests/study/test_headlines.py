@@ -146,3 +146,10 @@ def test_a_cell_that_is_undefined_in_a_seed_has_no_mean() -> None:
 def test_rows_of_the_parts_give_the_correction() -> None:
     # 200 rows in the test part, as many in the validation part, 1,000 in all.
     assert np.isclose(record(rows()).test_over_train, 200 / 600)
+
+
+def test_the_strongest_rivals_have_the_largest_areas() -> None:
+    arms = ("cut@0.4", "group_dro@0.01", "fairret@0.02", "reweight@0.5", "fair_cap@2")
+    runs = rows(*(run(arm, 0.85, 0.65 + i / 50) for i, arm in enumerate(arms)))
+    found = record(runs).strongest_rivals(WORST_CELL)
+    assert found == ["reweighting", "fairret", "group DRO"]
