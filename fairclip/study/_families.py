@@ -21,14 +21,14 @@ _PREFERENCE = (0, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1)
 _EPS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
 _TOLERANCE = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 _TARGET_CAP = (
-    "target_cap@0",
-    "target_cap@0.01",
+    "target_cap@0.01+floor0.3+rate0.3",
+    "target_cap@0.02+floor0.3+rate0.3",
+    "target_cap@0.05+floor0.3+rate0.3",
     "target_cap@0.02",
-    "target_cap@0.05",
-    "target_cap_worst@0",
-    "target_cap_worst@0.05",
-    "target_cap_worst@0.1",
-    "target_cap_worst@0.2",
+    "target_cap_worst@0.1+soft",
+    "target_cap_worst@0.2+soft",
+    "target_cap_worst@0.3+soft",
+    "target_cap_worst@0.4+soft",
 )
 
 
