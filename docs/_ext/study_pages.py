@@ -7,6 +7,7 @@ import pandas as pd
 
 from fairclip.metrics import plot_fronts, to_svg
 from fairclip.study import study_settings
+from fairclip.study._fronts import BUDGET
 
 TABLES = ("verdicts", "fronts", "pictures", "arms")
 _NOT_YET = "The study has not been run yet."
@@ -38,14 +39,17 @@ def make_pages(folder: Path) -> dict[str, str]:
     text = (folder / "study.md").read_text(encoding="utf-8")
     lead, *sections = re.split(r"^## ", text.partition("\n\n")[2], flags=re.MULTILINE)
     names = {setting.title: setting.name for setting in study_settings()}
-    pictures = pd.read_csv(folder / "pictures.csv")
+    pictures, arms = (pd.read_csv(folder / f"{table}.csv") for table in ("pictures", "arms"))
     ours = pd.read_csv(folder / "verdicts.csv")["family"].unique()
     answer, pages = [lead], {}
     for section in sections:
         title = section.partition("\n")[0]
         if title in names:
-            own = pictures[pictures["setting"] == names[title]]
-            pages[names[title]] = _with_pictures(f"# {section}", own, ours)
+            own, baseline = (
+                table[table["setting"] == names[title]]
+                for table in (pictures, arms[arms["arm"] == "unclipped"])
+            )
+            pages[names[title]] = _with_pictures(f"# {section}", own, ours, baseline)
         else:
             answer.append(f"## {section}")
     answer.insert(-2, _contents(list(pages)))  # before how it was made and what to think of
@@ -62,11 +66,23 @@ def _contents(names: list[str]) -> str:
     )
 
 
-def _with_pictures(section: str, pictures: pd.DataFrame, ours: list[str]) -> str:
+def _with_pictures(
+    section: str, pictures: pd.DataFrame, ours: list[str], baseline: pd.DataFrame
+) -> str:
     """Put each picture under its caption, and fold the figures that it shows."""
     for metric, front in pictures.groupby("metric", sort=False):
         words = str(metric).replace("_", " ")
-        axes = plot_fronts(front.rename(columns={"figure": metric}), "accuracy", metric, main=ours)
+        means = baseline.set_index("arm").rename(columns=lambda name: name.removesuffix("_mean"))
+        unclipped = means[["accuracy", metric]].iloc[0]
+        axes = plot_fronts(
+            front.rename(columns={"figure": metric}),
+            "accuracy",
+            metric,
+            main=ours,
+            coloured=front.loc[front["coloured"], "family"].unique(),
+            baseline=unclipped,
+            x_from=unclipped["accuracy"] - BUDGET,
+        )
         svg = to_svg(axes.figure).replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
         section, n_found = re.subn(
             rf"^(Accuracy and {words}: .*)\n\n((?:\|.*\n)+)",

@@ -40,7 +40,7 @@ class Family:
         name: As on the page.
         arms: `N_ARMS`, the baseline not among them.
         ours: Whether it is fair clipping; all others are its rivals.
-        exploratory: Whether it was added after a look at these tables, and has no goal.
+        exploratory: Whether it is beside the family that has a goal.
         group_blind: Whether no group has a part in training or prediction.
     """
 

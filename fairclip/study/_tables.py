@@ -6,14 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from fairclip.metrics import neutralise_formulas
-from fairclip.study._families import BASELINE, OURS
+from fairclip.study._families import OURS
 from fairclip.study._record import Record
 from fairclip.study._views import View
 
 # Enough to find every word again.
 _DIGITS = "%.6g"
-# The baseline alone, whose accuracy hypervolumes are measured from.
-NO_FAMILY = "none"
 
 
 def write_tables(out: Path, records: Sequence[Record]) -> None:
@@ -23,7 +21,7 @@ def write_tables(out: Path, records: Sequence[Record]) -> None:
       and the rows of the test part over those of the training part, for which the interval is
       corrected. The rival ``unclipped`` is doing nothing.
     - ``fronts.csv``: for each seed the test points of the arms that each family chooses on
-      validation, and of the baseline (family ``none``).
+      validation; the family ``unclipped`` has the baseline alone.
     - ``pictures.csv``: the same of the means over the seeds, which the pictures show, and which
       families have a colour there.
     - ``arms.csv``: the means of every arm on both parts.
@@ -52,10 +50,8 @@ def write_tables(out: Path, records: Sequence[Record]) -> None:
 
 def _tables_of(record: Record) -> dict[str, pd.DataFrame]:
     fronts, pictures = [], []
-    test = record.points[record.points["part"] == "test"]
     for view, front in record.fronts.items():
-        baseline = test[test["arm"] == BASELINE].assign(family=NO_FAMILY)
-        fronts.append(_long(pd.concat([baseline[front.columns], front]), view))
+        fronts.append(_long(front, view))
         means = record.mean_fronts(view).drop(columns="seed")
         coloured = means["family"].isin([*OURS, *record.strongest_rivals(view)])
         pictures.append(_long(means, view).assign(metric=view.metric, coloured=coloured))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from fairclip.study import study_settings
+from fairclip.study._families import BASELINE
 from fairclip.study._fronts import hypervolumes
-from fairclip.study._tables import NO_FAMILY
 from fairclip.study._verdicts import verdicts
 from fairclip.study._views import VIEWS
 from tests.study._toy_study import write_toy_study
@@ -63,11 +63,10 @@ def test_the_fronts_give_the_words_again(folder: Path) -> None:
     for (setting, title), rows in read(folder, "fronts").groupby(["setting", "view"]):
         view = titles[str(title)]
         own = rows.rename(columns={"figure": view.metric})
-        baseline = own[own["family"] == NO_FAMILY].assign(part="test")
-        front = own[own["family"] != NO_FAMILY]
+        baseline = own[own["family"] == BASELINE].assign(part="test")
         same = committed.index.get_level_values("setting") == setting
         overlap = committed.loc[same, "test_over_train"].iloc[0]
-        again = verdicts(hypervolumes(front, baseline, view), overlap)
+        again = verdicts(hypervolumes(own, baseline, view), overlap)
         found.append(again.assign(setting=str(setting), view=view.title))
     again = pd.concat(found).set_index(KEYS).loc[committed.index]
     assert again["verdict"].equals(committed["verdict"])
