@@ -19,8 +19,8 @@ EXPLORATORY_NOTE = (
 _MEANING = (
     f"Better: the interval of the difference is above 0. Worse: it is below 0. No worse: it is "
     f"above -{MARGIN * POINTS:g} points and not below 0. Undecided: it says none of these. The "
-    "first column compares with doing nothing. The last is the median half-width of the row's "
-    "intervals against the rivals, in points. The differences stand with each setting."
+    "first row compares with doing nothing. Behind ± stands the median half-width of the intervals "
+    "against the rivals, in points. The differences stand with each setting."
 )
 
 
@@ -42,16 +42,16 @@ def words_section(
 
 
 def words_table(family: str, view: View, records: Sequence[Record]) -> pd.DataFrame:
-    """Return the words of one family in one picture, by setting and rival."""
-    rows = {}
+    """Return the words of one family in one picture, by rival and setting."""
+    columns = {}
     for record in records:
         table = record.verdicts
         own = table[(table["view"] == view.title) & (table["family"] == family)]
         words = own.set_index("rival")["verdict"].reindex(list(OTHERS)).fillna("not run")
-        rows[record.setting.title] = {
+        columns[f"{record.setting.title} (± {half_width(own):.1f})"] = {
             _heading(rival): f"{words[rival]}{record.few_arms(rival)}" for rival in OTHERS
-        } | {"median half-width": half_width(own)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+        }
+    return pd.DataFrame(columns).rename_axis(f"{family} against")
 
 
 def half_width(verdicts: pd.DataFrame) -> float:

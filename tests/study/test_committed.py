@@ -46,11 +46,13 @@ def test_the_words_of_the_page_are_those_of_the_table(folder: Path) -> None:
         header, _, *rows = [
             [cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()
         ]
-        rivals = [name.removesuffix(" (group-blind)") for name in header[1:-1]]
-        for title, *words, _half_width in rows:
+        titles = [re.sub(r" \(± [\d.]+\)$", "", title) for title in header[1:]]
+        for rival, *words in rows:
             said |= {
-                (title, view, family, rival): re.sub(r" \(\d+ arms\)$", "", word)
-                for rival, word in zip(rivals, words, strict=True)
+                (title, view, family, rival.removesuffix(" (group-blind)")): re.sub(
+                    r" \(\d+ arms\)$", "", word
+                )
+                for title, word in zip(titles, words, strict=True)
             }
     table = read(folder, "verdicts").assign(setting=lambda t: t["setting"].map(TITLES))
     expected = table.set_index(KEYS)["verdict"].to_dict()
