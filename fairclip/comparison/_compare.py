@@ -33,7 +33,9 @@ def compare(
     On demand there are ``rivals`` of other libraries: ``torchjd:UPGrad`` and other aggregators of
     TorchJD, on the gradients of the groups' mean losses; ``exponentiated_gradient`` of fairlearn,
     which trains some 25 networks; and ``threshold_optimizer`` of fairlearn, which needs the groups
-    to predict. These two draw some predictions at random and have no scores.
+    to predict. These two draw some predictions at random and have no scores. Any other arm goes by
+    its name too, such as ``target_cap@0.02``, ``fairbatch``, ``fairgrad`` and ``fairret``; ``arms``
+    takes the place of the main ones.
 
     All arms of a seed share the split into training, validation and test part (60/20/20,
     stratified by cell), the initial weights and the order of the batches. Nothing is learned from
@@ -44,7 +46,8 @@ def compare(
             ``credit_default``, ``loanapp``, ``digits``, ``two_concepts`` (synthetic both).
         out: Folder to write; it is called ``<out>.partial`` until it is complete. None: nothing
             is kept on disk.
-        resume: Go on with ``<out>.partial``; refused if data, settings or versions differ.
+        resume: Go on with ``<out>.partial``, or add arms and seeds to a finished run; refused if
+            data, other settings or versions differ.
         overwrite: Replace an earlier run.
         jobs: Processes; no result depends on it. None: one for each core.
         progress: Show a bar on stderr.
