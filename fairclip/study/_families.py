@@ -9,7 +9,7 @@ N_ARMS = 8
 # each, so that costly settings have the second and the sixth alone.
 _RATIO = (4, 2, 1, 0.5)
 _BALANCED_RATIO = (2, 1)
-_BALANCE = (0.25, 0.5, 0.75)
+_BALANCE = (0.33, 0.67, 1)
 _POWER = (0.25, 0.5, 0.75, 1)
 _LABEL_POWER = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 _CUT = (0.2, 0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8)
@@ -25,10 +25,10 @@ _TARGET_CAP = (
     "target_cap@0.02+floor0.3+rate0.3",
     "target_cap@0.05+floor0.3+rate0.3",
     "target_cap@0.02",
+    "target_cap_worst@0+soft",
     "target_cap_worst@0.1+soft",
     "target_cap_worst@0.2+soft",
     "target_cap_worst@0.3+soft",
-    "target_cap_worst@0.4+soft",
 )
 
 
