@@ -9,6 +9,21 @@ from fairclip.study._families import RIVALS
 from fairclip.study._goal import BOTH, NEEDED, NEEDED_ABOVE_BLIND, Goal, in_the_way
 
 _N_NAMED = 3
+_FAMILIES = Notes(
+    (
+        "NormCap is the ladder of ratios, over all cells and within each label: the rule for which "
+        "the goal was set.",
+        "NormCap+balance is the ladder within each label with label_balance, a dial between the "
+        "labels. It was made when the ladder fell short, after probes on Adult by sex, German "
+        "credit and the mortgages.",
+        "TargetCap is adaptive reweighting and measures no gradient of a group. The floor, the "
+        "rate and the soft recalls of its arms were chosen after such probes too.",
+        "The grids of these two were widened once, after a first result on Credit default by sex: "
+        "they ended before the rivals' did. On the tables named here a word is therefore no test "
+        "of what was chosen. Nothing was chosen by Adult, race × sex, by Credit default, "
+        "education, which hold the same rows in other groups, or by the two synthetic sets.",
+    )
+)
 
 
 def goal_sentences(goals: Sequence[Goal], n_settings: int) -> list[str]:
@@ -16,9 +31,7 @@ def goal_sentences(goals: Sequence[Goal], n_settings: int) -> list[str]:
     return [
         f"{goal.family}: goal {goal.state}. Better or no worse than every rival on "
         f"{goal.held[BOTH]} of {n_settings} settings (goal {NEEDED}), better than both group-blind "
-        f"families on {goal.above_blind[BOTH]} (goal {NEEDED_ABOVE_BLIND}). Of "
-        f"{sum(goal.words[BOTH].values())} comparisons with a rival "
-        f"{', '.join(f'{n} {word}' for word, n in goal.words[BOTH].items())}."
+        f"families on {goal.above_blind[BOTH]} (goal {NEEDED_ABOVE_BLIND})."
         for goal in goals
     ]
 
@@ -34,14 +47,18 @@ def answer_section(
         f"The goal, set before the study: no rival does better on at least {NEEDED} of the "
         f"{n_settings} settings, and on at least {NEEDED_ABOVE_BLIND} the family is better than "
         "label reweighting and than thresholds, which know no group. A setting counts if this "
-        "holds in both pictures. One that is undecided, or lacks a rival, does not count. NormCap "
-        "is the ladder of ratios, over all cells and within each label; TargetCap, which is "
-        "adaptive reweighting, is judged apart from it."
+        "holds in both pictures. One that is undecided, or lacks a rival, does not count."
     )
     unfinished = [f"Not finished, and counted as not reached: {'; '.join(missing)}."]
     return Section(
         "The answer",
-        (asked, *(unfinished if missing else []), goals_table(goals), _notes(goals, verdicts)),
+        (
+            asked,
+            _FAMILIES,
+            *(unfinished if missing else []),
+            goals_table(goals),
+            _notes(goals, verdicts),
+        ),
     )
 
 

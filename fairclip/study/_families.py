@@ -40,7 +40,7 @@ class Family:
         name: As on the page.
         arms: `N_ARMS`, the baseline not among them.
         ours: Whether it is fair clipping; all others are its rivals.
-        exploratory: Whether it is beside the family that has a goal.
+        exploratory: Whether it is beside the families that have a goal.
         group_blind: Whether no group has a part in training or prediction.
     """
 
@@ -74,7 +74,6 @@ FAMILIES = (
             for arm in _grid("fair_cap_label", _BALANCED_RATIO, f"+balance{balance}")
         ),
         ours=True,
-        exploratory=True,
     ),
     Family("TargetCap", _TARGET_CAP, ours=True),
     Family("label reweighting", _grid("label_reweight", _LABEL_POWER), group_blind=True),

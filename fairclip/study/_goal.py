@@ -1,4 +1,4 @@
-"""On how many of the settings our families reach the goal."""
+"""On how many of the settings a family reaches the goal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BOTH = "both pictures"
 
 @dataclass(frozen=True)
 class Goal:
-    """Where one of our families stands.
+    """Where a family stands.
 
     Attributes:
         family: Its name.
@@ -49,10 +49,11 @@ def goal_of(
 ) -> Goal:
     """Count the settings; one counts in both pictures if it does in each.
 
-    A rival that was not run is none that the family is shown to be no worse than.
+    A rival that was not run is none that the family is shown to be no worse than. A rival is
+    measured by the other rivals.
 
     Args:
-        family: One of ours.
+        family: Its name.
         verdicts: Of each finished setting.
         n_missing: Settings that are not finished.
         column: Where the words are.
@@ -63,8 +64,10 @@ def goal_of(
     for table in verdicts.values():
         own = table[(table["family"] == family) & table["rival"].isin(RIVALS)]
         said = {title: dict(_pairs(own, title, column)) for title in titles}
-        good = {t: all(said[t].get(rival) in NOT_WORSE for rival in RIVALS) for t in titles}
-        above = {t: all(said[t].get(rival) == "better" for rival in GROUP_BLIND) for t in titles}
+        good = {t: all(said[t].get(r) in NOT_WORSE for r in RIVALS if r != family) for t in titles}
+        above = {
+            t: all(said[t].get(r) == "better" for r in GROUP_BLIND if r != family) for t in titles
+        }
         for counts, found in ((held, good), (above_blind, above)):
             for title in titles:
                 counts[title] += found[title]

@@ -15,6 +15,7 @@ from fairclip.study._record import Record
 from fairclip.study._sections import setting_section
 from fairclip.study._settings import Setting
 from fairclip.study._tables import write_tables
+from fairclip.study._why import why_in_short, why_section
 from fairclip.study._words import EXPLORATORY_NOTE, words_section
 
 _ENOUGH_SEEDS = 10
@@ -87,6 +88,8 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
     goals = {family: goal_of(family, verdicts, len(missing)) for family in OURS}
     primary = [goals[family] for family in PRIMARY]
     answer = goal_sentences(primary, len(titles))
+    if main:
+        answer.append(why_in_short(main))
     fewest = min((record.n_seeds for record in records), default=_ENOUGH_SEEDS)
     if fewest < _ENOUGH_SEEDS:
         answer.append(f"Only {fewest} seeds: this is a trial of the machinery, not a result.")
@@ -95,6 +98,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
         explored = words_section("Exploratory families", main, EXPLORATORY, EXPLORATORY_NOTE)
         counts = goals_table([goals[family] for family in EXPLORATORY])
         sections += [
+            why_section(main, [goals[family] for family in OURS]),
             words_section("Setting by setting", main, PRIMARY),
             not_here_section(main),
             choices_section(main),

@@ -1,6 +1,7 @@
 """A finished comparison, as its folder holds it, and what the study makes of it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from fairclip.metrics import over_seeds, restore_formulas
-from fairclip.study._families import BASELINE, FAMILIES, NOTHING, RIVALS, Family
+from fairclip.study._families import BASELINE, FAMILIES, NOTHING, OURS, RIVALS, Family
 from fairclip.study._fronts import fronts, hypervolumes
 from fairclip.study._sensitivity import alternative_volumes
 from fairclip.study._settings import Setting
@@ -155,12 +156,22 @@ class Record:
     @cached_property
     def verdicts(self) -> pd.DataFrame:
         """What `verdicts` says, in a column ``view`` by both views, and what it would say else."""
-        tables = []
         families = [NOTHING, *self.families]
+        volumes = {}
         for view, front in self.fronts.items():
             others = alternative_volumes(self.points, families, view, front)
-            volumes = self.hypervolumes[view].join(others, on=["family", "seed"])
-            table = verdicts(volumes, self.test_over_train)
-            table.insert(0, "view", view.title)
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True)
+            volumes[view] = self.hypervolumes[view].join(others, on=["family", "seed"])
+        return self._judged(volumes, OURS)
+
+    @cached_property
+    def rival_verdicts(self) -> pd.DataFrame:
+        """The same of each rival and the other rivals, under the choices of the page alone."""
+        return self._judged(self.hypervolumes, RIVALS)
+
+    def _judged(self, volumes: dict[View, pd.DataFrame], families: Sequence[str]) -> pd.DataFrame:
+        tables = [
+            verdicts(of_view, self.test_over_train, families).assign(view=view.title)
+            for view, of_view in volumes.items()
+        ]
+        table = pd.concat(tables, ignore_index=True)
+        return table[["view", *table.columns.drop("view")]]

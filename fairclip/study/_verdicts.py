@@ -1,6 +1,6 @@
-"""Better, no worse, worse or undecided: our families against each rival, paired by seed."""
+"""Better, no worse, worse or undecided: a family against each rival, paired by seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -43,12 +43,15 @@ def word(low: float, high: float, margin: float = MARGIN) -> str:
     return "no worse" if low > -margin else "undecided"
 
 
-def verdicts(volumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
-    """Return one row for each of our families and each rival, doing nothing first.
+def verdicts(
+    volumes: pd.DataFrame, test_over_train: float, families: Sequence[str] = OURS
+) -> pd.DataFrame:
+    """Return one row for each family and each other rival, doing nothing first.
 
     Args:
         volumes: Columns family, seed, hypervolume, and what else is to be judged in the same way.
         test_over_train: Rows over rows, for the correction of the intervals.
+        families: Which are judged; a rival is not judged against itself.
 
     Returns:
         Columns family, rival; difference, low, high in units of hypervolume; the same as points,
@@ -59,9 +62,10 @@ def verdicts(volumes: pd.DataFrame, test_over_train: float) -> pd.DataFrame:
     others = list(volumes.columns.drop(["family", "seed", "hypervolume"]))
     rows = []
     for rival in _of(OTHERS, runs["arm"]):
-        pairs = runs[runs["arm"].isin([*OURS, rival])]
+        judged = [family for family in _of(families, runs["arm"]) if family != rival]
+        pairs = runs[runs["arm"].isin([*judged, rival])]
         table = over_seeds(pairs, baseline=rival, test_over_train=test_over_train)
-        for family in _of(OURS, runs["arm"]):
+        for family in judged:
             changes = table.loc[[family]].to_dict("records")[0]
             change, low, high = (changes[f"hypervolume_change{end}"] for end in _ENDS)
             rows.append(

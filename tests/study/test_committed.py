@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -11,12 +12,13 @@ import pytest
 from fairclip.study import study_settings
 from fairclip.study._families import BASELINE
 from fairclip.study._fronts import hypervolumes
-from fairclip.study._verdicts import verdicts
-from fairclip.study._views import VIEWS
+from fairclip.study._verdicts import POINTS, verdicts
+from fairclip.study._views import VIEWS, View
 from tests.study._toy_study import write_toy_study
 
 DOCS = Path(__file__).parents[2] / "docs"
 TITLES = {setting.name: setting.title for setting in study_settings()}
+NAMES = {title: name for name, title in TITLES.items()}
 KEYS = ["setting", "view", "family", "rival"]
 
 
@@ -59,21 +61,51 @@ def test_the_words_of_the_page_are_those_of_the_table(folder: Path) -> None:
     assert {key: word for key, word in said.items() if word != "not run"} == expected
 
 
-def test_the_fronts_give_the_words_again(folder: Path) -> None:
-    committed, found = read(folder, "verdicts").set_index(KEYS), []
+def areas(folder: Path) -> Iterator[tuple[str, View, pd.DataFrame]]:
+    """Yield setting, view and the hypervolumes that the committed fronts have."""
     titles = {view.title: view for view in VIEWS}
     for (setting, title), rows in read(folder, "fronts").groupby(["setting", "view"]):
         view = titles[str(title)]
         own = rows.rename(columns={"figure": view.metric})
         baseline = own[own["family"] == BASELINE].assign(part="test")
+        yield str(setting), view, hypervolumes(own, baseline, view)
+
+
+def test_the_fronts_give_the_words_again(folder: Path) -> None:
+    committed, found = read(folder, "verdicts").set_index(KEYS), []
+    for setting, view, volumes in areas(folder):
         same = committed.index.get_level_values("setting") == setting
         overlap = committed.loc[same, "test_over_train"].iloc[0]
-        again = verdicts(hypervolumes(own, baseline, view), overlap)
-        found.append(again.assign(setting=str(setting), view=view.title))
+        again = verdicts(volumes, overlap)
+        found.append(again.assign(setting=setting, view=view.title))
     again = pd.concat(found).set_index(KEYS).loc[committed.index]
     assert again["verdict"].equals(committed["verdict"])
     figures = ["points", "points_low", "points_high"]
     pd.testing.assert_frame_equal(again[figures], committed[figures], rtol=0, atol=0.01)
+
+
+def test_the_fronts_give_the_gains_again(folder: Path) -> None:
+    page = (folder / "study.md").read_text(encoding="utf-8")
+    gains = {
+        (setting, view.title): volumes.groupby("family")["hypervolume"].mean() * POINTS
+        for setting, view, volumes in areas(folder)
+    }
+    n_found = 0
+    for view, table in re.findall(
+        r"^Points gained over doing nothing .*picture: ([\w ]+)\.\n\n((?:\|.*\n)+)",
+        page,
+        re.MULTILINE,
+    ):
+        header, _, *rows = [
+            [cell.strip() for cell in line.strip("| ").split(" | ")] for line in table.splitlines()
+        ]
+        for family, *shown in rows:
+            for title, figure in zip(header[1:], shown, strict=True):
+                own = gains[NAMES[title], view]
+                if figure != "not run":
+                    assert float(figure) == pytest.approx(own[family] - own[BASELINE], abs=0.06)
+                    n_found += 1
+    assert n_found
 
 
 def test_the_pictures_show_figures_of_the_arms(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fairclip.metrics import Notes, Report
-from fairclip.study._families import FAMILIES
+from fairclip.study._families import FAMILIES, PRIMARY
 from fairclip.study._page import make_page
 from fairclip.study._record import Record
 from fairclip.study._settings import Setting
@@ -76,11 +76,23 @@ def test_each_setting_has_a_word_for_each_rival(saved: Path) -> None:
 
 def test_the_lead_is_of_the_families_that_have_a_goal(saved: Path) -> None:
     lead, rest = text(saved).splitlines()[2], text(saved)
-    assert lead.count("goal not met") == 2
-    assert "NormCap+" not in lead
-    assert "label_balance" in rest.partition("## Exploratory families")[2]
+    assert lead.count("goal not met") == 3
+    assert "NormCap+norm" not in lead
+    assert "preserve_norm" in rest.partition("## Exploratory families")[2]
     goals = json.loads((saved / "study.json").read_text())["goal"]
-    assert goals == {"NormCap": "not met", "TargetCap": "not met"}
+    assert goals == dict.fromkeys(PRIMARY, "not met")
+
+
+def test_what_limits_it_is_in_the_first_lines_and_shown_with_its_figures(saved: Path) -> None:
+    lead, rest = text(saved).splitlines()[2], text(saved)
+    assert "What limits it: " in lead
+    assert "| reweighting | +2.0 | +2.0 |" in rest.partition("## Why")[2].partition("##")[0]
+
+
+def test_what_was_chosen_by_which_tables_is_said(saved: Path) -> None:
+    part = text(saved).partition("## The answer")[2].partition("##")[0]
+    for made in ("label_balance", "The floor, the rate and the soft recalls", "widened once"):
+        assert made in part
 
 
 def test_better_than_nothing_is_a_word_of_its_own(saved: Path) -> None:

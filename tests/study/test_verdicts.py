@@ -180,8 +180,8 @@ def test_to_be_better_than_nothing_once_is_enough() -> None:
     assert above_nothing_somewhere(said)
 
 
-def test_the_goals_are_of_the_families_that_were_named_before() -> None:
-    assert PRIMARY == ("NormCap", "TargetCap")
+def test_the_ladder_with_preserve_norm_has_no_goal() -> None:
+    assert PRIMARY == ("NormCap", "NormCap+balance", "TargetCap")
 
 
 def test_without_a_family_of_ours_there_is_no_verdict() -> None:

@@ -1,0 +1,144 @@
+"""Why the goal is met or missed: what there is to be gained, who gains it, and who could tell."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fairclip.metrics import Notes, Section, Table
+from fairclip.study._families import BASELINE, FAMILIES, GROUP_BLIND, RIVALS
+from fairclip.study._goal import BOTH, Goal, goal_of
+from fairclip.study._record import Record
+from fairclip.study._verdicts import MARGIN, POINTS
+from fairclip.study._views import VIEWS, View
+from fairclip.study._words import half_width
+
+_WORST_CELL, _ODDS = VIEWS
+_HELD = "settings: better or no worse than every rival, {}"
+
+
+def why_section(records: Sequence[Record], goals: Sequence[Goal]) -> Section:
+    """Show what each family gains over doing nothing, and measure the rivals by the same goal."""
+    gains = [
+        Table(
+            gains_table(records, view).map(_points),
+            f"Points gained over doing nothing (unclipped), picture: {view.title}.",
+        )
+        for view in VIEWS
+    ]
+    measured = Table(
+        yardstick_table(records, goals),
+        "Where each family would stand if the goal were its own: ours against all rivals, a rival "
+        "against the other rivals.",
+    )
+    return Section("Why", (Notes(tuple(why_sentences(records, goals))), *gains, measured))
+
+
+def why_in_short(records: Sequence[Record]) -> str:
+    """Return the reasons in a sentence."""
+    n = len(records)
+    return (
+        f"What limits it: in the worst cell families that know no group gain "
+        f"{_blind_share(records):.0%} of what the best family gains, in equalized odds the best "
+        f"family gains {_odds_gain(records):.1f} points (medians over the settings), and on "
+        f"{_n_unresolved(records)} of {n} settings the intervals are wider than the margin."
+    )
+
+
+def why_sentences(records: Sequence[Record], goals: Sequence[Goal]) -> list[str]:
+    """Return what limits every family, with its figures."""
+    n = len(records)
+    held = yardstick_table(records, goals)[_HELD.format(BOTH)]
+    return [
+        "Measured by the same goal, no family, ours or a rival, is better or no worse than every "
+        f"rival on more than {held.max()} of {n} settings in both pictures; on so many is "
+        f"{', '.join(held.index[held == held.max()])}.",
+        f"Worst cell: label reweighting or thresholds, which know no group, gain "
+        f"{_blind_share(records):.0%} of what the best family gains over doing nothing, in the "
+        f"median over the settings. On {_n_by_label(records)} of {n} settings every group's recall "
+        "of the one label is below every group's recall of the other: there the label that the "
+        "model neglects keeps the worst cell low, more than the group.",
+        f"Equalized odds: the best family gains {_odds_gain(records):.1f} points in the median "
+        f"over the settings, and on {_n_gained(records, _ODDS)} of {n} some family, ours or a "
+        "rival, is shown to be better than doing nothing. Where there is little to gain, no family "
+        "can be shown to be better than another.",
+        f"On {_n_unresolved(records)} of {n} settings the intervals are wider than the margin of "
+        f"{MARGIN * POINTS:g} points in one of the pictures: there even equal families are "
+        "undecided, which counts as not reached.",
+    ]
+
+
+def gains_table(records: Sequence[Record], view: View) -> pd.DataFrame:
+    """Return the points over doing nothing, in the mean over the seeds, by family and setting.
+
+    A family that was not run has NaN.
+    """
+    columns = {}
+    for record in records:
+        areas = record.hypervolumes[view].groupby("family")["hypervolume"].mean()
+        gained = ((areas - areas[BASELINE]) * POINTS).round(9)
+        columns[record.setting.title] = gained.reindex([family.name for family in FAMILIES])
+    return pd.DataFrame(columns).rename_axis("family")
+
+
+def yardstick_table(records: Sequence[Record], goals: Sequence[Goal]) -> pd.DataFrame:
+    """Return for each family on how many settings it reaches each part of the goal.
+
+    Args:
+        records: Of the settings that count.
+        goals: Of our families.
+    """
+    among = {record.setting.name: record.rival_verdicts for record in records}
+    rows = [
+        {
+            "family": goal.family,
+            **{_HELD.format(key): n for key, n in goal.held.items()},
+            f"settings: better than the group-blind, {BOTH}": goal.above_blind[BOTH],
+        }
+        for goal in [*goals, *(goal_of(rival, among, n_missing=0) for rival in RIVALS)]
+    ]
+    return pd.DataFrame(rows).set_index("family")
+
+
+def _points(gained: float) -> str:
+    return "not run" if pd.isna(gained) else f"{gained:+z.1f}"
+
+
+def _blind_share(records: Sequence[Record]) -> float:
+    """Return the median share of the best gain; a setting on which nothing gains has none."""
+    gains = gains_table(records, _WORST_CELL)
+    best = gains.max()[gains.max() > 0]
+    return float((gains.loc[list(GROUP_BLIND), best.index].max() / best).median())
+
+
+def _odds_gain(records: Sequence[Record]) -> float:
+    return float(gains_table(records, _ODDS).max().median())
+
+
+def _n_by_label(records: Sequence[Record]) -> int:
+    """Return on how many settings all recalls of one label are below all of the other."""
+    found = 0
+    for record in records:
+        means = record.cells.loc[BASELINE].filter(regex=r", y=[01]_mean$")
+        is_positive = means.index.str.endswith(", y=1_mean")
+        positive, negative = means[is_positive], means[~is_positive]
+        found += bool(positive.max() < negative.min() or negative.max() < positive.min())
+    return found
+
+
+def _n_gained(records: Sequence[Record], view: View) -> int:
+    """Return on how many settings some family is better than doing nothing."""
+    found = 0
+    for record in records:
+        said = pd.concat([record.verdicts, record.rival_verdicts])
+        own = said[(said["view"] == view.title) & (said["rival"] == BASELINE)]
+        found += bool((own["verdict"] == "better").any())
+    return found
+
+
+def _n_unresolved(records: Sequence[Record]) -> int:
+    """Return on how many settings the interval is wider than the margin in a picture."""
+    tables = [record.verdicts for record in records]
+    return sum(
+        max(half_width(table[table["view"] == view.title]) for view in VIEWS) > MARGIN * POINTS
+        for table in tables
+    )
