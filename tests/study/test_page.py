@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
 
-from fairclip.metrics import Notes, Report
+from fairclip.metrics import Notes, Report, report_schema
 from fairclip.study._families import FAMILIES, PRIMARY
 from fairclip.study._page import make_page
 from fairclip.study._record import Record
@@ -57,6 +58,12 @@ def test_the_first_lines_are_the_answer(saved: Path) -> None:
 def test_what_is_missing_is_named(saved: Path) -> None:
     assert "Not finished, and counted as not reached: Missing 0." in text(saved)
     assert json.loads((saved / "study.json").read_text())["missing"] == ["m0"]
+
+
+def test_its_json_follows_the_schema(saved: Path) -> None:
+    content, schema = json.loads((saved / "study.json").read_text()), report_schema()
+    Draft202012Validator(schema).validate(content)
+    assert set(content) <= set(schema["properties"])
 
 
 def test_each_setting_has_a_word_for_each_rival(saved: Path) -> None:
