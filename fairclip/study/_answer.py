@@ -27,12 +27,13 @@ _FAMILIES = Notes(
 
 
 def goal_sentences(goals: Sequence[Goal], n_settings: int) -> list[str]:
-    """Return for each of our families whether the goal is met, and on how many settings."""
+    """Return whether the goal is met by our families, and on how many settings each part holds."""
+    held = ", ".join(f"{goal.family} {goal.held[BOTH]}" for goal in goals)
+    above = ", ".join(f"{goal.family} {goal.above_blind[BOTH]}" for goal in goals)
     return [
-        f"{goal.family}: goal {goal.state}. Better or no worse than every rival on "
-        f"{goal.held[BOTH]} of {n_settings} settings (goal {NEEDED}), better than both group-blind "
-        f"families on {goal.above_blind[BOTH]} (goal {NEEDED_ABOVE_BLIND})."
-        for goal in goals
+        *(f"{goal.family}: goal {goal.state}." for goal in goals),
+        f"Of {n_settings} settings, better or no worse than every rival (goal {NEEDED}): {held}; "
+        f"better than both families that know no group (goal {NEEDED_ABOVE_BLIND}): {above}.",
     ]
 
 

@@ -89,7 +89,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
     primary = [goals[family] for family in PRIMARY]
     answer = goal_sentences(primary, len(titles))
     if main:
-        answer.append(why_in_short(main))
+        answer.append(why_in_short(main, primary))
     fewest = min((record.n_seeds for record in records), default=_ENOUGH_SEEDS)
     if fewest < _ENOUGH_SEEDS:
         answer.append(f"Only {fewest} seeds: this is a trial of the machinery, not a result.")

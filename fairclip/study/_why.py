@@ -33,11 +33,12 @@ def why_section(records: Sequence[Record], goals: Sequence[Goal]) -> Section:
     return Section("Why", (Notes(tuple(why_sentences(records, goals))), *gains, measured))
 
 
-def why_in_short(records: Sequence[Record]) -> str:
-    """Return the reasons in a sentence."""
-    n = len(records)
+def why_in_short(records: Sequence[Record], goals: Sequence[Goal]) -> str:
+    """Return how far the rivals are, and the reasons, in two sentences."""
+    n, (most, by) = len(records), _most_held(records, goals)
     return (
-        f"What limits it: in the worst cell families that know no group gain "
+        f"By the same measure no family, ours or a rival, holds on more than {most} ({by}). What "
+        f"limits them all: in the worst cell the families that know no group gain "
         f"{_blind_share(records):.0%} of what the best family gains, in equalized odds the best "
         f"family gains {_odds_gain(records):.1f} points (medians over the settings), and on "
         f"{_n_unresolved(records)} of {n} settings the intervals are wider than the margin."
@@ -46,12 +47,10 @@ def why_in_short(records: Sequence[Record]) -> str:
 
 def why_sentences(records: Sequence[Record], goals: Sequence[Goal]) -> list[str]:
     """Return what limits every family, with its figures."""
-    n = len(records)
-    held = yardstick_table(records, goals)[_HELD.format(BOTH)]
+    n, (most, by) = len(records), _most_held(records, goals)
     return [
         "Measured by the same goal, no family, ours or a rival, is better or no worse than every "
-        f"rival on more than {held.max()} of {n} settings in both pictures; on so many is "
-        f"{', '.join(held.index[held == held.max()])}.",
+        f"rival on more than {most} of {n} settings in both pictures; on so many is {by}.",
         f"Worst cell: label reweighting or thresholds, which know no group, gain "
         f"{_blind_share(records):.0%} of what the best family gains over doing nothing, in the "
         f"median over the settings. On {_n_by_label(records)} of {n} settings every group's recall "
@@ -97,6 +96,12 @@ def yardstick_table(records: Sequence[Record], goals: Sequence[Goal]) -> pd.Data
         for goal in [*goals, *(goal_of(rival, among, n_missing=0) for rival in RIVALS)]
     ]
     return pd.DataFrame(rows).set_index("family")
+
+
+def _most_held(records: Sequence[Record], goals: Sequence[Goal]) -> tuple[int, str]:
+    """Return the most settings on which a family holds in both pictures, and which families do."""
+    held = yardstick_table(records, goals)[_HELD.format(BOTH)]
+    return int(held.max()), ", ".join(held.index[held == held.max()])
 
 
 def _points(gained: float) -> str:

@@ -80,7 +80,7 @@ def test_the_share_of_the_families_that_know_no_group() -> None:
         toy("C", reweighting=0.65, thresholds=0.7),
         toy("D"),  # nothing gains, so that there is no share
     ]
-    assert "families that know no group gain 50%" in why_in_short(records)
+    assert "families that know no group gain 50%" in why_in_short(records, [])
     assert "which know no group, gain 50%" in sentences(*records)[1]
 
 
@@ -108,7 +108,7 @@ def test_a_setting_that_cannot_tell_is_counted() -> None:
     runs = both_parts([run("unclipped", 0.85, 0.6), run("fair_cap@2", 0.85, 0.6), *_rivals()])
     noisy = (runs["arm"] == "fair_cap@2") & (runs["part"] == "test")
     runs.loc[noisy, "worst_cell_accuracy"] = [0.5, 0.7, 0.9]
-    assert why_in_short([record(runs)]).endswith(
+    assert why_in_short([record(runs)], []).endswith(
         "on 1 of 1 settings the intervals are wider than the margin."
     )
     assert "On 0 of 1 settings the intervals" in sentences(toy())[3]
