@@ -7,7 +7,7 @@ N_ARMS = 8
 
 # For each family the values of its one knob; `exponentiated_gradient` trains some 25 networks for
 # each, so that costly settings have the second and the sixth alone.
-_RATIO = (4, 2, 1, 0.5)
+_RATIO = (2, 1, 0.5, 0.25)
 _BALANCED_RATIO = (2, 1)
 _BALANCE = (0.33, 0.67, 1)
 _POWER = (0.25, 0.5, 0.75, 1)

@@ -15,6 +15,7 @@ from fairclip.study._record import Record
 from fairclip.study._sections import setting_section
 from fairclip.study._settings import Setting
 from fairclip.study._tables import write_tables
+from fairclip.study._untuned import untuned_section
 from fairclip.study._why import why_in_short, why_section
 from fairclip.study._words import EXPLORATORY_NOTE, words_section
 
@@ -101,6 +102,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
             why_section(main, [goals[family] for family in OURS]),
             words_section("Setting by setting", main, PRIMARY),
             not_here_section(main),
+            untuned_section(main),
             choices_section(main),
             Section(explored.heading, (*explored.body, counts)),
         ]

@@ -23,7 +23,7 @@ def said(found: Record, family: str = "NormCap") -> str:
 
 def test_the_arm_keeps_the_accuracy_and_has_the_best_worst_cell() -> None:
     runs = rows(
-        run("fair_cap@4", 0.84, 0.65), run("fair_cap@2", 0.83, 0.7), run("fair_cap@1", 0.82, 0.9)
+        run("fair_cap@0.5", 0.84, 0.65), run("fair_cap@2", 0.83, 0.7), run("fair_cap@1", 0.82, 0.9)
     )
     chosen = chosen_table(record(runs), WORST_CELL)["arm"]
     assert chosen.to_dict() == {"none": "unclipped", "NormCap": "fair_cap@2"}
@@ -31,23 +31,23 @@ def test_the_arm_keeps_the_accuracy_and_has_the_best_worst_cell() -> None:
 
 def test_the_arm_of_the_other_picture_is_valid() -> None:
     runs = rows(
-        run("fair_cap@4", 0.8, 0.6, 0.08), run("fair_cap@2", 0.8, 0.6, 0.01, balanced_accuracy=0.5)
+        run("fair_cap@0.5", 0.8, 0.6, 0.08), run("fair_cap@2", 0.8, 0.6, 0.01, balanced_accuracy=0.5)
     )
-    assert chosen_table(record(runs), ODDS)["arm"]["NormCap"] == "fair_cap@4"
+    assert chosen_table(record(runs), ODDS)["arm"]["NormCap"] == "fair_cap@0.5"
 
 
 def test_test_figures_do_not_choose_the_arm() -> None:
-    runs = rows(run("fair_cap@4", 0.85, 0.7), run("fair_cap@2", 0.85, 0.65))
+    runs = rows(run("fair_cap@0.5", 0.85, 0.7), run("fair_cap@2", 0.85, 0.65))
     on_test = runs["part"] == "test"
     runs.loc[on_test & (runs["arm"] == "fair_cap@2"), "worst_cell_accuracy"] = 0.99
-    runs.loc[on_test & (runs["arm"] == "fair_cap@4"), "worst_cell_accuracy"] = 0.1
+    runs.loc[on_test & (runs["arm"] == "fair_cap@0.5"), "worst_cell_accuracy"] = 0.1
     chosen = chosen_table(record(runs), WORST_CELL)
-    assert chosen.loc["NormCap", "arm"] == "fair_cap@4"
+    assert chosen.loc["NormCap", "arm"] == "fair_cap@0.5"
     assert chosen.loc["NormCap", "worst cell accuracy"] == 0.1
 
 
 def test_an_arm_as_good_as_the_baseline_is_not_chosen_before_it() -> None:
-    found = record(rows(run("fair_cap@4", 0.86, 0.6)))
+    found = record(rows(run("fair_cap@0.5", 0.86, 0.6)))
     assert headlines(found, WORST_CELL) == [
         "NormCap: unclipped; no arm of it is better on validation."
     ]

@@ -99,7 +99,7 @@ def test_what_limits_it_is_in_the_first_lines_and_shown_with_its_figures(saved: 
 
 def test_what_was_chosen_by_which_tables_is_said(saved: Path) -> None:
     part = text(saved).partition("## The answer")[2].partition("##")[0]
-    for made in ("label_balance", "The floor, the rate and the soft recalls", "widened once"):
+    for made in ("label_balance", "The floor, the rate and the soft recalls", "moved once"):
         assert made in part
 
 

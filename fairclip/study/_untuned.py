@@ -1,0 +1,55 @@
+"""What one fixed arm of each family does on every setting, for those who tune nothing."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fairclip.comparison import format_change
+from fairclip.metrics import Section, Table
+from fairclip.study._record import SHOWN, Record
+
+# Of our families the values that the documentation begins with, of rivals those in the middle.
+UNTUNED = (
+    "fair_cap@2",
+    "fair_cap_label@2",
+    "fair_cap_label@2+balance0.33",
+    "target_cap@0.02",
+    "target_cap_worst@0.2+soft",
+    "label_reweight@0.5",
+    "reweight@0.5",
+    "reweight_within@0.5",
+    "group_dro@0.01",
+    "fairbatch@0.01",
+    "fairgrad@0.001",
+    "fairret@0.02",
+    "torchjd:UPGrad@0.4",
+)
+
+
+def untuned_section(records: Sequence[Record]) -> Section:
+    """Show the changes of each figure that such an arm brings, by setting."""
+    tables = [
+        Table(untuned_table(records, metric), f"Change of {metric.replace('_', ' ')}.")
+        for metric in SHOWN
+    ]
+    return Section(
+        "Without tuning",
+        (
+            "The same arm on every setting, chosen by no figure of it: change against unclipped on "
+            "the test parts ± half its 95 % interval. Higher is better but for the equalized odds "
+            "difference, which a step towards a constant prediction makes smaller too.",
+            *tables,
+        ),
+    )
+
+
+def untuned_table(records: Sequence[Record], metric: str) -> pd.DataFrame:
+    """Return the change of one figure by arm and setting; an arm that was not run says so."""
+    columns = {
+        record.setting.title: {
+            arm: format_change(found[arm], metric) if arm in found else "not run" for arm in UNTUNED
+        }
+        for record in records
+        for found in [record.test.to_dict("index")]
+    }
+    return pd.DataFrame(columns).rename_axis("arm")
