@@ -31,7 +31,8 @@ def test_the_arm_keeps_the_accuracy_and_has_the_best_worst_cell() -> None:
 
 def test_the_arm_of_the_other_picture_is_valid() -> None:
     runs = rows(
-        run("fair_cap@0.5", 0.8, 0.6, 0.08), run("fair_cap@2", 0.8, 0.6, 0.01, balanced_accuracy=0.5)
+        run("fair_cap@0.5", 0.8, 0.6, 0.08),
+        run("fair_cap@2", 0.8, 0.6, 0.01, balanced_accuracy=0.5),
     )
     assert chosen_table(record(runs), ODDS)["arm"]["NormCap"] == "fair_cap@0.5"
 
