@@ -48,7 +48,9 @@ def fronts(points: pd.DataFrame, families: Sequence[Family], view: View) -> pd.D
     return pd.concat(parts, ignore_index=True)[columns]
 
 
-def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.DataFrame:
+def hypervolumes(
+    front: pd.DataFrame, points: pd.DataFrame, view: View, *, cut: bool = True
+) -> pd.DataFrame:
     """Return the area that each family's test points dominate, for each seed.
 
     It is measured from the accuracy of the baseline on test less 0.10 and the figure's worst value,
@@ -60,6 +62,7 @@ def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.Da
         front: As from `fronts`.
         points: As there.
         view: Likewise.
+        cut: Whether it ends at the accuracy of the baseline.
 
     Returns:
         Columns family, seed, hypervolume.
@@ -72,7 +75,7 @@ def hypervolumes(front: pd.DataFrame, points: pd.DataFrame, view: View) -> pd.Da
             "seed": seed,
             "hypervolume": moocore.hypervolume(
                 own[["accuracy", view.metric]]
-                .assign(accuracy=own["accuracy"].clip(upper=accuracy[seed]))
+                .assign(accuracy=own["accuracy"].clip(upper=accuracy[seed] if cut else 1.0))
                 .to_numpy(float),
                 ref=[accuracy[seed] - BUDGET, view.worst],
                 maximise=[True, view.sign > 0],

@@ -29,7 +29,8 @@ _METHOD = (
     "equalized odds difference of 1, up to the accuracy of unclipped: more accuracy than that is "
     f"no part of it. Over {BUDGET:g} it is the mean, over accuracy budgets of 0 to "
     f"{BUDGET * 100:g} points, of the best figure within the budget. That best is a maximum over "
-    "test points, which are noisy. No test figure has a part in a choice.",
+    "test points, which are noisy. No test figure has a part in choosing among the arms of a grid; "
+    "the grids themselves were moved after test figures were seen, as the answer says.",
     "Differences of hypervolume are paired by seed. They are given in points (hundredths) of the "
     f"worst cell or of the equalized odds difference, in the mean over accuracy budgets of 0 to "
     f"{BUDGET * 100:g} points: 0.001 of hypervolume is 1 point, and the margin of 0.005 is 5. In "
@@ -47,9 +48,10 @@ _METHOD = (
     "the hypervolumes, chosen seed by seed, are.",
     "Exponentiated gradient trains some 25 networks for each arm: departure, it has fewer arms on "
     "Adult, credit default and digits, where its front is thinner, and their number in brackets.",
-    "Two arms of a comparison are not in the study. clip_norm: a clip on top of a cap acts on the "
-    "update as a whole, not on groups. fair_cap_step, the literal rule without memory or floor, is "
-    "in `fairclip compare`, where it stands beside the cap that came of it.",
+    "Some arms of a comparison are not in the study. clip_norm and arms with +clip: a clip acts on "
+    "the update as a whole, not on groups. threshold, which is fitted on validation rows: the "
+    "family of thresholds has fixed cuts. fair_cap_step, the literal rule without memory or floor: "
+    "in `fairclip compare` it stands beside the cap that came of it.",
     "Group-blind arms use no group in training or prediction. The threshold optimizer needs the "
     "group of a row to predict, and its cuts are fitted on the validation part, whose figures "
     "therefore flatter it: it is chosen worse than the others. Its tolerances are for equal TPR; "
@@ -99,7 +101,7 @@ def make_page(records: Sequence[Record], settings: Sequence[Setting]) -> Report:
         explored = words_section("Exploratory families", main, EXPLORATORY, EXPLORATORY_NOTE)
         counts = goals_table([goals[family] for family in EXPLORATORY])
         sections += [
-            why_section(main, [goals[family] for family in OURS]),
+            why_section(main, primary),
             words_section("Setting by setting", main, PRIMARY),
             not_here_section(main),
             untuned_section(main),
@@ -133,11 +135,6 @@ def _families_table() -> Table:
     )
 
 
-def _without_folder(command: str) -> str:
-    program, _, rest = command.partition(" ")
-    return f"{Path(program).name} {rest}"
-
-
 def _making(records: Sequence[Record]) -> Section:
     rows = [
         {
@@ -147,8 +144,12 @@ def _making(records: Sequence[Record]) -> Section:
             "arms": record.runs["arm"].nunique(),
             "sha256 of the data": record.environment["data"]["sha256"],
             "origin": record.environment["data"]["origin"],
-            "command": _without_folder(record.environment["command_line"]),
-            "versions": ", ".join(" ".join(v) for v in record.environment["versions"].items()),
+            "command": record.environment["command_line"],
+            "versions": ", ".join(
+                f"{name} {version}"
+                for part in ("versions", "rivals")
+                for name, version in record.environment[part].items()
+            ),
         }
         for record in records
     ]

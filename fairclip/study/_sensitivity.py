@@ -11,7 +11,9 @@ from fairclip.study._views import View
 
 # Column of the verdicts, and what is chosen otherwise.
 ALTERNATIVES = {
-    "two_sided_verdict": "validity two-sided: balanced accuracy and AUC not above it either",
+    "two_sided_verdict": "validity two-sided, the earlier rule: balanced accuracy and AUC not "
+    "above it either",
+    "uncut_verdict": "the area not cut at unclipped's accuracy, the earlier rule",
     "step_verdict": "step curve: one arm a budget, picked on validation, its test figure read",
     "strict_verdict": "a margin of 0.001 (1 point)",
     "dropped_verdict": "points that are invalid on test replaced by unclipped",
@@ -39,6 +41,7 @@ def alternative_volumes(
         dropped = without_invalid(front, points)
     volumes = {
         "two_sided_verdict": hypervolumes(two_sided, points, view),
+        "uncut_verdict": hypervolumes(front, points, view, cut=False),
         "step_verdict": step_curves(points, families, view),
         "dropped_verdict": hypervolumes(dropped, points, view),
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fairclip.metrics import Notes, Section, Table
-from fairclip.study._families import BASELINE, FAMILIES, GROUP_BLIND, RIVALS
+from fairclip.study._families import BASELINE, FAMILIES, GROUP_BLIND, PRIMARY, RIVALS
 from fairclip.study._goal import BOTH, Goal, goal_of
 from fairclip.study._record import Record
 from fairclip.study._verdicts import MARGIN, POINTS
@@ -35,34 +35,35 @@ def why_section(records: Sequence[Record], goals: Sequence[Goal]) -> Section:
 
 def why_in_short(records: Sequence[Record], goals: Sequence[Goal]) -> str:
     """Return how far the rivals are, and the reasons, in two sentences."""
-    n, (most, by) = len(records), _most_held(records, goals)
     return (
-        f"By the same measure no family, ours or a rival, holds on more than {most} ({by}). What "
-        f"limits them all: in the worst cell the families that know no group gain "
-        f"{_blind_share(records):.0%} of what the best family gains, in equalized odds the best "
-        f"family gains {_odds_gain(records):.1f} points (medians over the settings), and on "
-        f"{_n_unresolved(records)} of {n} settings the intervals are wider than the margin."
+        f"{_most_held(records, goals)} What goes with it: in the worst cell the families that know "
+        f"no group gain {_blind_share(records):.0%} of what the best family gains, in equalized "
+        f"odds the best family gains {_odds_gain(records):.1f} points (medians over the settings), "
+        f"and on {_n_unresolved(records)} of {len(records)} settings even equal families would be "
+        "undecided."
     )
 
 
 def why_sentences(records: Sequence[Record], goals: Sequence[Goal]) -> list[str]:
     """Return what limits every family, with its figures."""
-    n, (most, by) = len(records), _most_held(records, goals)
+    n = len(records)
     return [
-        "Measured by the same goal, no family, ours or a rival, is better or no worse than every "
-        f"rival on more than {most} of {n} settings in both pictures; on so many is {by}.",
+        f"{_most_held(records, goals)} A rival is measured by the nine other rivals, ours by all "
+        "ten.",
         f"Worst cell: label reweighting or thresholds, which know no group, gain "
         f"{_blind_share(records):.0%} of what the best family gains over doing nothing, in the "
         f"median over the settings. On {_n_by_label(records)} of {n} settings every group's recall "
-        "of the one label is below every group's recall of the other: there the label that the "
-        "model neglects keeps the worst cell low, more than the group.",
+        "of the one label is below every group's recall of the other with unclipped: there the gap "
+        "between the labels is larger than any gap between the groups.",
         f"Equalized odds: the best family gains {_odds_gain(records):.1f} points in the median "
         f"over the settings, and on {_n_gained(records, _ODDS)} of {n} some family, ours or a "
-        "rival, is shown to be better than doing nothing. Where there is little to gain, no family "
-        "can be shown to be better than another.",
-        f"On {_n_unresolved(records)} of {n} settings the intervals are wider than the margin of "
-        f"{MARGIN * POINTS:g} points in one of the pictures: there even equal families are "
-        "undecided, which counts as not reached.",
+        "rival, is shown to be better than doing nothing. Where there is little to gain, there is "
+        "little room to show that one family is better than another.",
+        f"On {_n_unresolved(records)} of {n} settings, in one of the pictures, half of the median "
+        f"interval is more than the margin of {MARGIN * POINTS:g} points: there even equal "
+        "families would be undecided, which counts as a miss.",
+        f"The best family is the largest of {len(FAMILIES)} means, which flatters it: what it "
+        "gains is less than it seems, and the share of it that others reach is more.",
     ]
 
 
@@ -98,10 +99,16 @@ def yardstick_table(records: Sequence[Record], goals: Sequence[Goal]) -> pd.Data
     return pd.DataFrame(rows).set_index("family")
 
 
-def _most_held(records: Sequence[Record], goals: Sequence[Goal]) -> tuple[int, str]:
-    """Return the most settings on which a family holds in both pictures, and which families do."""
+def _most_held(records: Sequence[Record], goals: Sequence[Goal]) -> str:
+    """Say which families are better or no worse than every rival on the most settings."""
     held = yardstick_table(records, goals)[_HELD.format(BOTH)]
-    return int(held.max()), ", ".join(held.index[held == held.max()])
+    if not held.max():
+        return "By the same measure no family, ours or a rival, holds on any setting."
+    names = ", ".join(held.index[held == held.max()])
+    return (
+        f"By the same measure no family, ours or a rival, holds on more than {held.max()} "
+        f"of {len(records)} settings ({names})."
+    )
 
 
 def _points(gained: float) -> str:
@@ -145,5 +152,5 @@ def _n_unresolved(records: Sequence[Record]) -> int:
     tables = [record.verdicts for record in records]
     return sum(
         max(half_width(table[table["view"] == view.title]) for view in VIEWS) > MARGIN * POINTS
-        for table in tables
+        for table in (table[table["family"].isin(PRIMARY)] for table in tables)
     )

@@ -12,6 +12,7 @@ BASE_RATES = {"sex=f": 0.2, "sex=m": 0.4}
 ENVIRONMENT = {
     "data": {"name": "toy", "sha256": "0" * 64, "rows": 1000, "origin": "made up"},
     "versions": {"python": "3", "fairclip": "0"},
+    "rivals": {"fairlearn": "0"},
     "command_line": "fairclip study --smoke",
 }
 

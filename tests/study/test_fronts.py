@@ -76,6 +76,8 @@ def test_more_accuracy_than_the_baseline_has_no_area_and_a_column_of_its_own() -
     front = frame.assign(family=["none", "caps", "cuts"])
     areas = hypervolumes(front, frame, WORST_CELL).set_index("family")["hypervolume"]
     assert areas.to_dict() == pytest.approx({"none": 0.06, "caps": 0.06, "cuts": 0.03})
+    uncut = hypervolumes(front, frame, WORST_CELL, cut=False).set_index("family")["hypervolume"]
+    assert uncut.to_dict() == pytest.approx({"none": 0.06, "caps": 0.12, "cuts": 0.03})
     gained = accuracy_gained(front, frame)
     assert gained.to_dict() == pytest.approx({"none": 0.0, "caps": 0.1, "cuts": 0.0})
 

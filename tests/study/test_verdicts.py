@@ -142,7 +142,7 @@ def test_of_rivals_equally_often_in_the_way_the_stronger_comes_first() -> None:
     found = in_the_way("NormCap", "undecided", {"a": said})
     assert list(found.index[:2]) == ["UPGrad", "fairret"]
     goal = goal_of("NormCap", {"a": said}, 0)
-    notes = answer_section([goal], {"a": said}, [], 1).body[-1]
+    notes = answer_section([goal], {"a": said}, [], 1).body[-3]
     assert isinstance(notes, Notes)
     assert f"undecided against all {len(RIVALS)} rivals (1 each)" in notes.sentences[0]
 

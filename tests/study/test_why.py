@@ -68,8 +68,8 @@ def test_a_rival_is_measured_by_the_other_rivals() -> None:
     assert set(found.rival_verdicts["family"]) == set(RIVALS)
     assert (found.rival_verdicts["family"] != found.rival_verdicts["rival"]).all()
     first = sentences(found)[0]
-    assert "on more than 1 of 1 settings" in first
-    assert "NormCap, reweighting" in first
+    assert "on more than 1 of 1 settings (" in first
+    assert "NormCap, reweighting)" in first
 
 
 def test_the_share_of_the_families_that_know_no_group() -> None:
@@ -109,9 +109,9 @@ def test_a_setting_that_cannot_tell_is_counted() -> None:
     noisy = (runs["arm"] == "fair_cap@2") & (runs["part"] == "test")
     runs.loc[noisy, "worst_cell_accuracy"] = [0.5, 0.7, 0.9]
     assert why_in_short([record(runs)], []).endswith(
-        "on 1 of 1 settings the intervals are wider than the margin."
+        "on 1 of 1 settings even equal families would be undecided."
     )
-    assert "On 0 of 1 settings the intervals" in sentences(toy())[3]
+    assert "On 0 of 1 settings, in one of the pictures" in sentences(toy())[3]
 
 
 def _rivals() -> list[dict[str, Any]]:
