@@ -13,6 +13,14 @@ def test_no_placeholder_is_left() -> None:
     assert not re.search(r"@@\w", README.read_text(encoding="utf-8"))
 
 
+def test_the_study_is_quoted_as_it_is() -> None:
+    page = (README.parent / "docs" / "study" / "study.md").read_text(encoding="utf-8")
+    lead = page.split("\n\n")[1]
+    quoted = re.search(r"(?:^> .*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert quoted is not None
+    assert re.sub(r"^> ", "", quoted[0], flags=re.MULTILINE).split() == lead.split()
+
+
 def run_python_blocks(page: Path) -> int:
     """Run the blocks of a page in order, in one namespace, and return how many there are."""
     text = page.read_text(encoding="utf-8")

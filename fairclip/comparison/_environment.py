@@ -12,6 +12,7 @@ from fairclip.comparison._source import Source
 
 _RIVALS = ("fairlearn", "fairret", "torchjd")
 _PACKAGES = ("fairclip", "torch", "numpy", "pandas", "scikit-learn", "scipy")
+NOT_INSTALLED = "not installed"
 
 
 def describe_environment(source: Source, settings: Settings) -> dict[str, Any]:
@@ -38,4 +39,4 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED

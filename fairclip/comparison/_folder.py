@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fairclip.comparison._environment import NOT_INSTALLED
 from fairclip.comparison._outcome import write_whole
 from fairclip.comparison._settings import Settings
 
@@ -100,7 +101,11 @@ def _is_run(path: Path) -> bool:
         environment = json.loads((path / _ENVIRONMENT).read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(environment, dict) and environment.get("kind") == _KIND
+    return (
+        isinstance(environment, dict)
+        and environment.get("kind") == _KIND
+        and all(isinstance(environment.get(part), dict) for part in ("data", "versions", "rivals"))
+    )
 
 
 def _check_same(work: Path, settings: Settings, environment: dict[str, Any]) -> None:
@@ -116,6 +121,9 @@ def _check_same(work: Path, settings: Settings, environment: dict[str, Any]) -> 
         different.append("the data are others")
     if earlier["versions"] != environment["versions"]:
         different.append("the versions are others")
+    for package, version in environment["rivals"].items():
+        if earlier["rivals"].get(package, version) not in {version, NOT_INSTALLED}:
+            different.append(f"{package} was {earlier['rivals'][package]}, now {version}")
     if different:
         raise ValueError(
             f"{work} was started differently ({'; '.join(different)}): "

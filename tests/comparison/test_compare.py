@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -293,6 +294,25 @@ def test_folders_that_may_not_be_touched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the data are others"):
         prepare(chosen, loans(700), out=tmp_path / "x", resume=True)
     prepare(chosen, loans(700), out=tmp_path / "x", overwrite=True)
+
+
+def test_a_run_does_not_go_on_with_other_versions_of_the_rivals(tmp_path: Path) -> None:
+    chosen = Settings.of(TINY)
+    prepare(chosen, loans(), out=tmp_path / "x")
+    path = tmp_path / "x.partial" / "environment.json"
+    environment = json.loads(path.read_text())
+
+    def change(**changes: Any) -> None:
+        path.write_text(json.dumps(environment | changes))
+
+    change(rivals=environment["rivals"] | {"fairret": "0.0.1"})
+    with pytest.raises(ValueError, match=r"fairret was 0\.0\.1, now "):
+        prepare(chosen, loans(), out=tmp_path / "x", resume=True)
+    change(rivals=dict.fromkeys(environment["rivals"], "not installed"))
+    prepare(chosen, loans(), out=tmp_path / "x", resume=True)
+    change(rivals=None)
+    with pytest.raises(ValueError, match="is not a run"):
+        prepare(chosen, loans(), out=tmp_path / "x", resume=True)
 
 
 def test_a_finished_run_stays_until_the_next_one_is_finished(
