@@ -60,7 +60,7 @@ def _check_host(probabilities: Tensor, targets: Tensor, codes: Tensor, n_classes
             "apply `sigmoid` or `softmax` to logits."
         )
     labels = targets.numpy()[codes.numpy() >= 0]
-    others = labels[(labels < 0) | (labels >= n_classes)]
+    others = labels[~np.isin(labels, np.arange(n_classes))]
     if others.size:
         raise ValueError(
             f"`targets` must be in 0..{n_classes - 1} beside probabilities of {n_classes} classes, "

@@ -419,6 +419,8 @@ def test_the_state_of_another_target_is_refused() -> None:
         (([[0.5, 1.5], [1.0, 0.0]], [1, 0], [0, 1]), ValueError, r"in \[0, 1\], got 1\.5"),
         (([0.7, 0.2], [1, 2], [0, 1]), ValueError, r"`targets` must be in 0\.\.1 .* got 2\."),
         (([0.7, 0.2], [1, -1], [0, 1]), ValueError, r"`targets` must be in 0\.\.1"),
+        (([0.9, 0.9], [0.7, 0.2], [0, 1]), ValueError, r"`targets` must be in 0\.\.1 .* got 0\.7"),
+        (([0.9, 0.9], [1, math.nan], [0, 1]), ValueError, r"`targets` must .* got nan"),
         (([[0.7], [0.2]], [1, 0], [0, 1]), ValueError, "at least 2 classes"),
         (([[1, 0], [0, 1]], [1, 0], [0, 1]), ValueError, "one shape"),
         (([1j, 0], [1, 0], [0, 1]), TypeError, "codes or probabilities"),
