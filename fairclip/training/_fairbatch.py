@@ -57,7 +57,7 @@ class FairBatchStep:
         tensor([0.4000, 0.6000], dtype=torch.float64)
     """
 
-    def __init__(self, groups: Tensor, labels: Tensor, step_size: float = 0.005) -> None:
+    def __init__(self, groups: Tensor, labels: Tensor, step_size: float = 0.01) -> None:
         if not 0 < step_size <= 1:
             raise ValueError(f"`step_size` must be in (0, 1], got {step_size}.")
         self._cells = Cells.of(groups, labels)

@@ -64,7 +64,7 @@ class FairGradStep:
     """
 
     def __init__(
-        self, groups: Tensor, labels: Tensor, step_size: float = 0.01, slack: float = 0.0
+        self, groups: Tensor, labels: Tensor, step_size: float = 0.001, slack: float = 0.0
     ) -> None:
         if not 0 < step_size < math.inf:
             raise ValueError(f"`step_size` must be positive and finite, got {step_size}.")

@@ -1,8 +1,10 @@
 """FairBatch, FairGrad and fairret: by hand, and against the published rules written out slowly."""
 
+import inspect
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fairclip.comparison import Settings
+from fairclip.comparison._arms import make_arm
 from fairclip.training import FairBatchStep, FairGradStep, FairretStep, Step
 from tests.training._inputs import one_weight, row_products
 
@@ -202,6 +206,14 @@ def test_fairgrad_is_the_librarys_update_over_many_steps(slack: float) -> None:
     np.testing.assert_allclose(found, fairgrad_in_numpy(rows, 0.03, slack, 4), rtol=1e-4)
     if not slack:
         assert float(step.weights.min()) < 0  # negative weights are part of the rule
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(FairBatchStep, "fairbatch"), (FairGradStep, "fairgrad")]
+)
+def test_a_step_has_the_dial_of_its_arm_unless_told(step: Any, kind: str) -> None:
+    arm: Any = make_arm(kind, Settings())
+    assert inspect.signature(step).parameters["step_size"].default == arm.step_size
 
 
 def test_fairgrad_reads_one_logit_and_one_for_each_class_alike() -> None:
