@@ -46,13 +46,15 @@ def plot_fronts(
         arms: Single arms to draw as small grey points: both figures.
         baseline: Both figures of the arm that all is compared with, by column; its name is that of
             the mark.
-        x_from: Where the picture starts; it ends at the best point. None: where the points do.
+        x_from: Where the picture starts; it ends at the best point of all, single arms too. None:
+            where the points do.
 
     Returns:
         The axes.
 
     Raises:
         KeyError: If a column is missing.
+        ValueError: If ``x_from`` is given and there is no point to end at.
 
     Example:
         >>> import pandas as pd
@@ -68,6 +70,11 @@ def plot_fronts(
     grey = [f for f in families if f not in own]
     starred = [] if baseline is None else [baseline]
     names = [*own, *(["others"] if grey else []), *(str(point.name) for point in starred)]
+    singles = fronts.iloc[:0] if arms is None else arms
+    reached = pd.Series([*fronts[x], *singles[x], *(point[x] for point in starred)], dtype=float)
+    best = reached.max()  # NaN without any
+    if x_from is not None and np.isnan(best):
+        raise ValueError(f"`fronts`, `arms` and `baseline` have no point with {x}: leave `x_from`.")
     note = "Small, grey: single arms." if arms is not None else ""
     with canvas(ax, 3.2, names=names, note=note) as ax:
         if arms is not None:
@@ -97,7 +104,6 @@ def plot_fronts(
             name = label(point.name)
             ax.plot([point[x]], [point[y]], "*", color=ink(ax), markersize=12, label=name, zorder=4)
         if x_from is not None:
-            best = max([*fronts[x], *(point[x] for point in starred)])
             ax.set_xlim(x_from, best + _MARGIN * (best - x_from))
         ax.set(xlabel=axis_label(x), ylabel=axis_label(y))
         add_legend(ax)

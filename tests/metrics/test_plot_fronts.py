@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from fairclip.metrics import plot_fronts
 
@@ -45,6 +46,22 @@ def test_the_picture_starts_where_it_is_told_and_ends_at_the_best() -> None:
     assert np.asarray(cuts.get_xdata()).tolist() == [0.82, 0.85]
     assert star.get_marker() == "*"
     assert star.get_label() == "unclipped"
+
+
+def test_the_picture_holds_single_arms_beyond_all_fronts_and_no_missing_figure_ends_it() -> None:
+    fronts = pd.concat(
+        [pd.DataFrame({"family": ["none"], "accuracy": [np.nan], "tpr": [0.5]}), FRONTS]
+    )
+    arms = pd.DataFrame({"accuracy": [np.nan, 0.97], "tpr": [0.1, 0.2]})
+    right = plot_fronts(fronts, "accuracy", "tpr", x_from=0.82, arms=arms).get_xlim()[1]
+    assert 0.97 < right < 0.98
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_picture_of_nothing_cannot_end_at_the_best(n: int) -> None:
+    nothing = FRONTS.iloc[:n].assign(accuracy=np.nan)
+    with pytest.raises(ValueError, match="no point with accuracy"):
+        plot_fronts(nothing, "accuracy", "tpr", x_from=0.8)
 
 
 def test_a_family_without_a_point_in_the_picture_is_empty() -> None:
