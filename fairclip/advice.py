@@ -228,7 +228,8 @@ def _nonfinite(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _sentence(row: Mapping[Any, Any]) -> str:
     where = "" if row["scope"] == "all" else f" in {row['scope']}"
-    kept = f", leaving {row['kept']:.0%} of the norm in the median" if row["acted"] else ""
+    is_known = row["acted"] and not pd.isna(row["kept"])  # a TargetCap measures no norm
+    kept = f", leaving {row['kept']:.0%} of the norm in the median" if is_known else ""
     acted = f"it acted in {row['acted']:.1%} of the steps{kept}" if row["n_steps"] else "no steps"
     text = f"{row['stage']}{where}: {row['verdict']}; {acted}."
     if row["verdict"] in ("placebo", "stalling") and not pd.isna(row["proposed"]):

@@ -132,6 +132,21 @@ def test_a_fair_step_has_a_row_for_the_cap_and_for_each_group_it_acted_on() -> N
     assert clip["verdict"] == "placebo"
 
 
+def test_no_share_of_a_norm_is_told_where_none_was_measured() -> None:
+    model = nn.Linear(3, 2)
+    cap = fairclip.TargetCap("worst_cell", gap=0.0, rate=1.0, floor=0.0)
+    clipper = fairclip.FairClipper(model, cap, group_counts=[90, 90])
+    codes = torch.tensor([0, 0, 1, 1])
+    for _ in range(25):
+        clipper.observe([1, 1, 1, 0], [1, 1, 1, 1], codes)
+        losses = model(torch.randn(4, 3)).square().mean(1)
+        clipper.weigh(losses, codes).mean().backward()
+        clipper.clip_grad_()
+        model.zero_grad()
+    sentences = fairclip.advise(clipper.trace).sentences()
+    assert sentences == ["cap: active; it acted in 100.0% of the steps."]
+
+
 @pytest.mark.parametrize("clip", [None, Norm(1.0), Chain(Value(1.0), Norm(1.0))])
 def test_what_is_not_finite_is_reported_with_parameter_group_and_step(clip: Mode | None) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
