@@ -79,16 +79,18 @@ class FairArm:
         if self.group_blind:
             return f"ordinary training.{clipped}"
         of_whom = "of its label" if self.cap.within == "label" else "of all"
-        floor = ", on average and not below an equal vote"
-        if not self.cap.floor:
-            floor = ", in every batch and without a floor"
+        when = "on average" if self.cap.smoothing else "in every batch"
+        floor = "without a floor"
+        if self.cap.floor:
+            is_vote = isinstance(self.cap.floor, str)
+            floor = f"not below {'an equal vote' if is_vote else f'{self.cap.floor:g} of its own'}"
         share = ", and each label keeps its share" if self.cap.within == "label" else ""
         if self.cap.label_balance:
             share = f", and a label's share is its rows to the power {1 - self.cap.label_balance:g}"
         length = " The update keeps its length." if self.cap.preserve_norm else ""
         return (
             f"a cap: a group's gradient is scaled down to {self.cap.max_ratio:g} times the length "
-            f"of the reference's {of_whom}{floor}{share}.{length}{clipped}"
+            f"of the reference's {of_whom}, {when} and {floor}{share}.{length}{clipped}"
         )
 
     def step(self, start: Start) -> FairStep:

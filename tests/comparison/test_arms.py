@@ -38,6 +38,19 @@ def test_a_name_says_all_of_a_cap() -> None:
     assert (plain.cap.within, plain.cap.preserve_norm, plain.clip) == ("all", False, False)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ", on average and not below an equal vote."),
+        ({"smoothing": 0.0}, ", in every batch and not below an equal vote."),
+        ({"floor": 0.0}, ", on average and without a floor."),
+        ({"floor": 0.3, "smoothing": 0.0}, ", in every batch and not below 0.3 of its own."),
+    ],
+)
+def test_a_cap_says_its_average_and_its_floor(values: dict[str, Any], words: str) -> None:
+    assert make_arm("fair_cap@2", Settings(**values)).note.endswith(words)
+
+
 def test_a_name_says_all_of_a_target() -> None:
     arm = make_arm("target_cap@0.02+floor0.3+rate0.25", Settings())
     assert isinstance(arm, TargetArm)
