@@ -12,6 +12,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from fairclip.comparison._arms import BASELINE, Arm, TrainedArm, make_arms
+from fairclip.comparison._caps import FairArm
 from fairclip.comparison._environment import describe_environment
 from fairclip.comparison._errors import RunError
 from fairclip.comparison._folder import RunFolder, open_folder
@@ -212,10 +213,11 @@ def _check_steps(arms: Sequence[Arm], start: Start, settings: Settings) -> None:
             try:
                 arm.step(start)
             except ValueError as error:
-                if settings.reference in {"minority", "smallest_norm"}:
+                is_named = settings.reference not in {"minority", "smallest_norm"}
+                if not (isinstance(arm, FairArm) and is_named):
                     raise ValueError(f"The arm {arm.name} cannot be trained: {error}") from error
                 raise ValueError(
                     f"`reference` {settings.reference!r} does not suit the arm {arm.name}: name a "
                     "cell and use within='all' (--within all), or a group and use within='label' "
-                    f"(--within label). There are: {'; '.join(start.encoder.names_)}."
+                    f"(--within label). There are: {'; '.join(start.encoder.names_)}. {error}"
                 ) from error
