@@ -7,17 +7,19 @@ import pandas as pd
 
 from fairclip.advice import Advice, advise
 from fairclip.comparison._arms import BASELINE, Arm
-from fairclip.comparison._findings import capped_arms
+from fairclip.comparison._findings import balances_labels, capped_arms
 
 
 def advise_arms(traces: Mapping[str, pd.DataFrame], arms: Sequence[Arm]) -> dict[str, Advice]:
     """Return the advice on every arm that caps or clips, by name.
 
+    None is on a cap that balances labels: its factors are never 1, whatever it does to groups.
+
     Args:
         traces: For some arms the steps of one training run.
         arms: Of the comparison.
     """
-    capped = capped_arms(arms)
+    capped = set(capped_arms(arms)) - {arm.name for arm in arms if balances_labels(arm)}
     found = {}
     for arm, trace in traces.items():
         if arm != BASELINE:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fairclip.comparison._arms import BASELINE, Arm, CapArm, FittedOnValidation
+from fairclip.comparison._caps import FairArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
 from fairclip.comparison._select import Selection
@@ -27,6 +28,11 @@ _CLOSED = 0.01
 def capped_arms(arms: Sequence[Arm]) -> list[str]:
     """Return the names of the arms with a cap."""
     return [arm.name for arm in arms if isinstance(arm, CapArm) and not arm.group_blind]
+
+
+def balances_labels(arm: Arm) -> bool:
+    """Say whether the factors of an arm's cap are those of its labels too, in every step."""
+    return isinstance(arm, FairArm) and arm.cap.label_balance > 0
 
 
 def blind_arms(arms: Sequence[Arm]) -> list[str]:
@@ -133,34 +139,38 @@ def _choose(validation: pd.DataFrame, names: list[str]) -> str | None:
 def no_help(results: Results, arms: Sequence[Arm], base_rate: float) -> pd.DataFrame:
     """Return one row for each thing to know about a capped arm before using it."""
     notes = [
-        (arm, note)
-        for arm in capped_arms(arms)
+        (arm.name, note)
+        for arm in arms
+        if arm.name in capped_arms(arms)
         for note in _notes(results, arm, blind_arms(arms), base_rate)
     ]
     return pd.DataFrame(notes, columns=["arm", "what the figures say"])
 
 
-def _notes(results: Results, arm: str, blind: list[str], base_rate: float) -> Iterator[str]:
+def _notes(results: Results, arm: Arm, blind: list[str], base_rate: float) -> Iterator[str]:
     table = results.tradeoff.set_index("arm")
-    row = table.to_dict("index")[arm]
+    row = table.to_dict("index")[arm.name]
     if not row["worst_cell_accuracy_change_low"] > 0:
         change = format_change(row, "worst_cell_accuracy")
         yield f"No gain in the worst cell that stands out from the seeds: {change}."
     accuracy, worst = table["accuracy_mean"], table["worst_cell_accuracy_mean"]
-    as_good = [b for b in blind if accuracy[b] >= accuracy[arm] and worst[b] >= worst[arm]]
+    mine = accuracy[arm.name], worst[arm.name]
+    as_good = [b for b in blind if accuracy[b] >= mine[0] and worst[b] >= mine[1]]
     if as_good:
         yield f"No worse in accuracy and worst cell, and group-blind: {', '.join(as_good)}."
     if row["equalized_odds_difference_change_low"] > 0:
         change = format_change(row, "equalized_odds_difference")
         yield f"The equalized odds difference grew: {change}."
-    before, after = (_rows(results.by_group, name) for name in (BASELINE, arm))
+    before, after = (_rows(results.by_group, name) for name in (BASELINE, arm.name))
     for rate in ("accuracy", "tpr"):
         rates = before[f"{rate}_mean"], after[f"{rate}_mean"]
         if np.ptp(rates[0]) - np.ptp(rates[1]) > _CLOSED:
             yield from flag_levelling_down(*rates, rate)
     yield from flag_trivial(row["balanced_accuracy_mean"], row["selection_rate_mean"], base_rate)
+    if balances_labels(arm):
+        return
     yield from flag_idle_cap(row["cap_active"])
-    factors = _rows(results.telemetry, arm)["factor"]
+    factors = _rows(results.telemetry, arm.name)["factor"]
     yield from flag_capped_less_accurate(factors, _accuracies(before))
 
 

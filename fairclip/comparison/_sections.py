@@ -171,16 +171,16 @@ def telemetry_section(
     ]
     for arm in capped_arms(arms):
         of_arm = groups[groups["arm"] == arm].drop(columns="arm").set_index("group")
+        drawn = {"factor": "what each group's contribution was multiplied by"}
+        if of_arm["norm"].notna().any():
+            drawn = {"norm": "norm of each group's contribution before the cap", **drawn}
         pictures += [
             Picture(
                 to_svg(plot_telemetry(traces[arm], quantity=quantity).figure),
                 f"{arm}: {what}, first seed.",
                 of_arm,
             )
-            for quantity, what in (
-                ("norm", "norm of each group's contribution before the cap"),
-                ("factor", "what each group's contribution was multiplied by"),
-            )
+            for quantity, what in drawn.items()
         ]
     tables = [
         Table(

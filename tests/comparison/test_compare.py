@@ -171,6 +171,18 @@ def test_advice_says_what_to_do_about_a_stage_that_is_not_active_and_a_step_not_
     assert "step 0, its gradient in 0.weight" in nonfinite
 
 
+def test_what_a_report_tells_of_a_weight_of_labels_and_of_unmeasured_norms(tmp_path: Path) -> None:
+    arms = ["fair_cap_label@2+balance1+clip", "target_cap@0", "fair_cap_label@2+balance1"]
+    few = TINY | {"seeds": 1, "arms": arms}
+    data = fairclip.compare(loans(), out=tmp_path / "x", jobs=1, **few).report.data
+    stages = {row["arm"]: row["stage"] for row in data["advice"]}
+    assert stages == {arms[0]: "Norm", arms[1]: "cap"}
+    page = (tmp_path / "x" / "report.html").read_text()
+    assert "target_cap@0: what each group" in page
+    assert "target_cap@0: norm of each" not in page
+    assert f"{arms[0]}: norm of each" in page
+
+
 def test_validation_figures_are_of_other_rows_and_in_the_json_alone(run: Comparison) -> None:
     report = json.loads((folder(run) / "report.json").read_text())
     validation = pd.DataFrame(report["validation"]).set_index("arm")
@@ -375,5 +387,13 @@ def test_a_named_reference_suits_the_arms_of_its_kind(
     prepare(Settings.of(TINY | values), loans(), out=tmp_path / "x")
     for other in {"all", "label", "both"} - {within}:
         chosen = Settings.of(TINY | values | {"within": other})
-        with pytest.raises(ValueError, match="name a cell and use within='all'"):
+        with pytest.raises(
+            ValueError, match=r"name a cell and use within='all'.*`reference` must "
+        ):
             prepare(chosen, loans(), out=tmp_path / "y")
+
+
+def test_a_named_reference_is_not_blamed_for_other_arms(tmp_path: Path) -> None:
+    chosen = Settings.of(TINY | {"reference": "region=north, y=1", "arms": "group_dro@-1"})
+    with pytest.raises(ValueError, match=r"^The arm group_dro@-1 cannot be trained: .*got -1"):
+        prepare(chosen, loans(), out=tmp_path / "x")

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pandas as pd
 
 from fairclip.comparison import Settings
 from fairclip.comparison._arms import Arm, make_arms
-from fairclip.comparison._findings import headlines
+from fairclip.comparison._findings import headlines, no_help
 from fairclip.comparison._results import METRICS, Results
 
 ARMS: tuple[Arm, ...] = make_arms(Settings(quick=True, max_ratio=(2.0, 1.0)))
@@ -50,3 +52,25 @@ def test_the_named_arms_are_chosen_on_the_validation_part_and_shown_on_the_test_
 def test_no_arm_is_named_where_all_lose_too_much() -> None:
     lost = {arm.name: (0.8, 0.9) for arm in ARMS if arm.name.startswith("fair_cap")}
     assert headlines(results(lost), ARMS)[1] == "With a cap: no arm keeps the accuracy."
+
+
+def test_a_cap_that_balances_labels_is_not_judged_by_its_factors() -> None:
+    names = ("fair_cap_label@2", "fair_cap_label@2+balance1")
+    arms = make_arms(Settings(arms=names))
+    found = results({})
+    row = found.tradeoff.iloc[[0]].assign(cap_active=0.0, selection_rate_mean=0.3)
+    tradeoff = pd.concat([row.assign(arm=arm.name) for arm in arms], ignore_index=True)
+    cells = ["a, y=0", "a, y=1"]
+    telemetry = [
+        {"arm": name, "group": c, "factor": f}
+        for name in names
+        for c, f in zip(cells, (0.5, 1.0), strict=True)
+    ]
+    rates = {f"{rate}_mean": 0.5 for rate in ("accuracy", "fpr")}
+    by_group = [{"arm": arm.name, "group": "a", "tpr_mean": 0.9, **rates} for arm in arms]
+    found = replace(
+        found, tradeoff=tradeoff, telemetry=pd.DataFrame(telemetry), by_group=pd.DataFrame(by_group)
+    )
+    notes = no_help(found, arms, base_rate=0.3)
+    of_factors = notes[notes["what the figures say"].str.startswith("The cap ")]
+    assert of_factors["arm"].tolist() == [names[0]] * 2
