@@ -6,8 +6,9 @@ from dataclasses import replace
 import pandas as pd
 
 from fairclip.advice import Advice, advise
-from fairclip.comparison._arms import BASELINE, Arm
+from fairclip.comparison._arms import Arm
 from fairclip.comparison._findings import balances_labels, capped_arms
+from fairclip.comparison._select import BASELINE
 
 
 def advise_arms(traces: Mapping[str, pd.DataFrame], arms: Sequence[Arm]) -> dict[str, Advice]:

@@ -13,10 +13,9 @@ from fairclip.comparison._rivals import (
     TorchJDArm,
     torchjd_arm,
 )
+from fairclip.comparison._select import BASELINE
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._weighted import GroupDROArm, WeightedArm
-
-BASELINE = "unclipped"
 
 CapArm: TypeAlias = FairArm | TargetArm
 TrainedArm: TypeAlias = (

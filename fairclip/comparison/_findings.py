@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.comparison._arms import BASELINE, Arm, CapArm, FittedOnValidation
+from fairclip.comparison._arms import Arm, CapArm, FittedOnValidation
 from fairclip.comparison._caps import FairArm
 from fairclip.comparison._results import HEADLINES, Results, format_change
 from fairclip.comparison._rivals import ThresholdOptimizerArm
-from fairclip.comparison._select import Selection
+from fairclip.comparison._select import BASELINE, Selection
 from fairclip.metrics import (
     flag_capped_less_accurate,
     flag_idle_cap,

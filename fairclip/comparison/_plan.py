@@ -11,7 +11,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from fairclip.comparison._arms import BASELINE, Arm, TrainedArm, make_arms
+from fairclip.comparison._arms import Arm, TrainedArm, make_arms
 from fairclip.comparison._caps import FairArm
 from fairclip.comparison._environment import describe_environment
 from fairclip.comparison._errors import RunError
@@ -19,6 +19,7 @@ from fairclip.comparison._folder import RunFolder, open_folder
 from fairclip.comparison._outcome import TaskFiles, write_table
 from fairclip.comparison._report import make_report
 from fairclip.comparison._results import Results, collect
+from fairclip.comparison._select import BASELINE
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._source import open_source
 from fairclip.comparison._split import split

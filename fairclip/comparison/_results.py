@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairclip.comparison._arms import BASELINE
 from fairclip.comparison._outcome import RATES, Outcome
+from fairclip.comparison._select import BASELINE
 from fairclip.metrics import over_seeds
 
 METRICS = (

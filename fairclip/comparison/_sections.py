@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from fairclip.advice import RULE
-from fairclip.comparison._arms import BASELINE, Arm
+from fairclip.comparison._arms import Arm
 from fairclip.comparison._findings import arms_told_groups, capped_arms
 from fairclip.comparison._results import Results, format_change
+from fairclip.comparison._select import BASELINE
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._split import split
 from fairclip.comparison._table import Table as Data

@@ -6,6 +6,7 @@ from typing import Self
 
 import pandas as pd
 
+BASELINE = "unclipped"
 # Whether more of a metric is better.
 _MORE_IS_BETTER = {
     "accuracy": True,
@@ -16,11 +17,10 @@ _MORE_IS_BETTER = {
     "equalized_odds_difference": False,
     "demographic_parity_difference": False,
 }
-_BASELINE = "unclipped"
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)"
 _CONSTRAINT = re.compile(
     rf"(?P<metric>\w+)\s*(?P<sign>>=|<=)\s*"
-    rf"(?:(?P<number>{_NUMBER})|{_BASELINE}(?:\s*(?P<offset>[+-]\s*{_NUMBER}))?)"
+    rf"(?:(?P<number>{_NUMBER})|{BASELINE}(?:\s*(?P<offset>[+-]\s*{_NUMBER}))?)"
 )
 
 
@@ -45,7 +45,7 @@ class Constraint:
     def holds(self, means: pd.DataFrame) -> "pd.Series[bool]":
         """Return which arms keep to it; an arm that lacks the metric does not."""
         values = means[self.metric]
-        margin = values - self.bound - (values[_BASELINE] if self.relative else 0.0)
+        margin = values - self.bound - (values[BASELINE] if self.relative else 0.0)
         margin = margin.round(12)  # a difference of decimals is off by the last bit
         return margin >= 0 if self.at_least else margin <= 0
 
@@ -127,8 +127,8 @@ def select_arm(runs: pd.DataFrame, expression: str) -> str | None:
     if lacking:
         raise ValueError(f"`runs` must have the columns {', '.join(sorted(lacking))}.")
     validation = runs[runs["part"] == "validation"]
-    if _BASELINE not in set(validation["arm"]):
-        raise ValueError(f"`runs` must have validation rows of the arm {_BASELINE}.")
+    if BASELINE not in set(validation["arm"]):
+        raise ValueError(f"`runs` must have validation rows of the arm {BASELINE}.")
     means = validation.groupby("arm", sort=False)[list(dict.fromkeys(selection.metrics))].mean()
     return selection.choose(means)
 
@@ -148,7 +148,7 @@ def _parse_constraint(text: str) -> Constraint:
 def _refuse(what: str) -> ValueError:
     return ValueError(
         f"`select` (--select) has {what}: name a metric, then perhaps constraints, separated by "
-        f"commas: a metric, >= or <=, and a number, {_BASELINE}, or {_BASELINE} plus or minus a "
-        f"number; such as 'worst_cell_accuracy, accuracy >= {_BASELINE} - 0.02'. The metrics are "
+        f"commas: a metric, >= or <=, and a number, {BASELINE}, or {BASELINE} plus or minus a "
+        f"number; such as 'worst_cell_accuracy, accuracy >= {BASELINE} - 0.02'. The metrics are "
         f"{', '.join(_MORE_IS_BETTER)}."
     )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairclip.comparison._arms import BASELINE, Arm, TrainedArm
+from fairclip.comparison._arms import Arm, TrainedArm
 from fairclip.comparison._cuts import CutArm, ThresholdArm
 from fairclip.comparison._errors import RunError
 from fairclip.comparison._fairlearn import exponentiated_gradient, optimise_thresholds
@@ -16,6 +16,7 @@ from fairclip.comparison._fit import Fit, Trainer, to_scores
 from fairclip.comparison._outcome import Outcome, TaskFiles, write_array, write_table
 from fairclip.comparison._predictions import Predictions
 from fairclip.comparison._rivals import ExponentiatedGradientArm, ThresholdOptimizerArm
+from fairclip.comparison._select import BASELINE
 from fairclip.comparison._settings import Settings
 from fairclip.comparison._split import Split, split, to_inputs, to_pixels
 from fairclip.comparison._start import Start

@@ -11,8 +11,9 @@ import pytest
 import fairclip
 from fairclip.capping import TargetCap
 from fairclip.comparison import Settings, prepare
-from fairclip.comparison._arms import BASELINE, make_arm, make_arms
+from fairclip.comparison._arms import make_arm, make_arms
 from fairclip.comparison._caps import FairArm, TargetArm
+from fairclip.comparison._select import BASELINE
 from fairclip.comparison._task import run_task
 from tests.comparison._inputs import TINY, loans
 
