@@ -45,6 +45,11 @@ def begin_rule(
                 "A TargetCap needs the rows of each group in the data: pass `encoder` or "
                 "`group_counts` instead of `n_groups`."
             )
+        if cap.target == "worst_cell" and encoder is not None and strata is None:
+            raise ValueError(
+                "`target` is 'worst_cell', which compares cells: fit the encoder as "
+                "`GroupEncoder(with_label=True)`."
+            )
         target_state = cap.init(group_counts, strata)
         names = names or [str(code) for code in range(len(target_state.counts))]
         return TargetRule(cap, target_state), names

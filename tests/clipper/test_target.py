@@ -457,3 +457,9 @@ def test_counts_are_needed() -> None:
         FairClipper(mlp(), CAP, n_groups=3)
     with pytest.raises(ValueError, match="with_label=True"):
         build(mlp(), TargetCap("equalized_odds", gap=0.1))
+
+
+def test_worst_cell_needs_the_labels_of_an_encoder() -> None:
+    encoder = GroupEncoder().fit(pd.Series(["f", "m"] * 40, name="sex"))
+    with pytest.raises(ValueError, match=r"'worst_cell', which compares cells.*with_label=True"):
+        FairClipper(mlp(), CAP, encoder=encoder)
