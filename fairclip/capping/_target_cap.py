@@ -208,9 +208,9 @@ class TargetCap:
         )
 
     def __call__(self, hits: _Given, rows: _Given, state: TargetState, /) -> _Given:
-        """Take in one observation, update ``state`` in place and return the factors.
+        """Take in one observation, update ``state`` in place and return a copy of the factors.
 
-        No host synchronisation.
+        Without any rows it changes nothing. No host synchronisation.
 
         Args:
             hits: Rows of each group that were predicted right, or the probabilities of their true
@@ -221,6 +221,10 @@ class TargetCap:
         Shape:
             - ``hits``, ``rows``: ``(K,)`` numbers, both tensors on one device or both numpy arrays.
               Output: ``(K,)`` float64, likewise.
+
+        Raises:
+            ValueError: If shapes do not fit; of what is in the host's memory also if ``hits`` are
+                not in 0 to ``rows``.
         """
         if hits.shape != rows.shape or hits.shape != state.counts.shape:
             raise ValueError(
@@ -228,10 +232,14 @@ class TargetCap:
                 f"{tuple(rows.shape)}."
             )
         of_hits, of_rows = (_as_float64(host_view(array)) for array in (hits, rows))
+        if isinstance(of_rows, np.ndarray):  # on a device it would have to be waited for
+            _check_host(of_hits, of_rows)
         state.update_(of_hits, of_rows, self.smoothing)
-        state.log_factors, state.reference = self._move(state)
+        log_factors, state.reference = self._move(state)
+        xp = namespace(of_rows)
+        state.log_factors = xp.where(of_rows.sum() > 0, log_factors, state.log_factors)
         state.factors = self._rescale(state)
-        factors: _Given = given_as(hits, state.factors)
+        factors: _Given = given_as(hits, state.factors * 1.0)  # a copy
         return factors
 
     def _move(self, state: TargetState) -> tuple[Array, Array]:
@@ -259,8 +267,17 @@ class TargetCap:
         factors = xp.exp(state.log_factors - largest)
         rows = state.counts * state.member  # (K, K)
         n_rows, n_votes = rows.sum(-1), (rows * factors).sum(-1)
-        scale = xp.where(n_rows > 0, n_rows / n_votes, 1.0)
+        scale = xp.where(n_rows > 0, n_rows / xp.where(n_rows > 0, n_votes, 1.0), 1.0)
         return factors * scale.clip(max=self.max_factor)
+
+
+def _check_host(hits: Array, rows: Array) -> None:
+    wrong = np.flatnonzero(~((hits >= 0) & (hits <= rows)))  # NaN too
+    if wrong.size:
+        k = wrong[0]
+        raise ValueError(
+            f"`hits` must be in 0 to `rows`, got {hits[k]:g} of {rows[k]:g} rows of group {k}."
+        )
 
 
 def _as_float64(array: Array) -> Array:

@@ -73,7 +73,7 @@ class TargetRule:
         all_codes = torch.arange(n_groups, device=hits.device)[:, None]  # (K, 1)
         member = to_device(codes, hits.device).flatten() == all_codes  # (K, B)
         self.cap(as_array((member * hits).sum(1)), as_array(member.sum(1)), self._state)
-        self._has_observed = True
+        self._has_observed |= bool(largest >= 0)
 
     def state_dict(self) -> dict[str, Any]:
         """See `CapRule`."""
@@ -85,7 +85,8 @@ class TargetRule:
         self._has_observed = self._state.has_observed
 
     def _use_latest(self) -> None:
-        self._factors, self._reference = self._state.factors, self._state.reference
+        # A copy: records hold it, and what a user writes there must not reach the state.
+        self._factors, self._reference = self._state.factors * 1.0, self._state.reference
         self.table: Array = with_rest(self._factors)
 
     def _record(

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -98,15 +99,14 @@ class SlowTarget:
         for k, (hit, n) in enumerate(zip(hits, rows, strict=True)):
             if n:
                 self.seen[k].append((hit, n))
-        if sum(rows):
-            self.all_seen.append((sum(hits), sum(rows)))
-        is_lost = False
-        if self.all_seen:
-            accuracy, n = self.rate(self.all_seen), len(self.all_seen)
-            if 1 - self.cap.smoothing**n >= 0.5:
-                self.best = max(self.best, accuracy)
-            limit = self.cap.max_accuracy_loss
-            is_lost = limit is not None and accuracy < self.best - limit
+        if not sum(rows):
+            return self.applied()
+        self.all_seen.append((sum(hits), sum(rows)))
+        accuracy, n = self.rate(self.all_seen), len(self.all_seen)
+        if 1 - self.cap.smoothing**n >= 0.5:
+            self.best = max(self.best, accuracy)
+        limit = self.cap.max_accuracy_loss
+        is_lost = limit is not None and accuracy < self.best - limit
         recalls = [self.rate(seen) if seen else None for seen in self.seen]
         moved = []
         for k, recall in enumerate(recalls):
@@ -229,6 +229,37 @@ def test_within_the_gap_all_factors_are_exactly_1(target: str) -> None:
     assert np.ptp(state.recalls) > 0.02
     factors = cap(torch.tensor([8, 0, 8, 0, 8, 8]), rows, state)
     assert (factors < 1).any()
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_an_observation_without_rows_changes_nothing(name: str) -> None:
+    cap = CAPS[name]
+    state = begin(cap)
+    none = torch.zeros(len(COUNTS))
+    assert cap(none, none, state).tolist() == [1.0] * len(COUNTS)
+    for step in observations(5, seed=4):
+        cap(*step, state)
+    before = state.state_dict()
+    assert torch.equal(cap(none, none, state), before["factors"])
+    for key, value in state.state_dict().items():
+        assert np.array_equal(value, before[key])
+
+
+def test_what_is_written_into_the_factors_does_not_reach_the_state() -> None:
+    cap = TargetCap("worst_cell", gap=0.0, rate=1.0, floor=0.0)
+    state = cap.init([100, 100])
+    hits, rows = np.array([9, 3]), np.array([10, 10])
+    cap(torch.tensor(hits), torch.tensor(rows), state).zero_()
+    cap(hits, rows, state)[:] = 0
+    assert (state.factors > 0).all()
+
+
+def test_a_label_without_rows_has_the_factor_1() -> None:
+    state = CAPS["equalized odds"].init([300, 100, 0], [0, 0, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factors = CAPS["equalized odds"](np.array([9, 6, 0]), np.array([10, 10, 0]), state)
+    assert factors[2] == 1
 
 
 def test_a_small_group_is_not_the_least_and_none_is_lifted_far() -> None:
@@ -453,7 +484,11 @@ def test_rejected_observations_and_states() -> None:
     state = cap.init([50, 50])
     with pytest.raises(ValueError, match="`hits` and `rows`"):
         cap(torch.ones(3), torch.ones(3), state)
+    for hits in ([30.0, 1.0], [5.0, -1.0], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="`hits` must be in 0 to `rows`, got "):
+            cap(torch.tensor(hits), torch.tensor([10, 10]), state)
     saved = state.state_dict()
+    assert saved["rows"].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="`version` must be 2, got 0"):
         state.load_state_dict({**saved, "version": 0})
     with pytest.raises(ValueError, match="row counts"):

@@ -361,6 +361,27 @@ def test_no_warning_after_a_resume_where_it_was_called_before() -> None:
         weighed_step(forgotten, model, batches[0])
 
 
+def test_unknown_rows_alone_are_no_observation() -> None:
+    model = mlp()
+    clipper, batches = build(model), make_batches(100)
+    for batch in batches[1:]:
+        clipper.observe([1], [1], [-1])
+        weighed_step(clipper, model, batch)
+        model.zero_grad()
+    with pytest.warns(FairclipWarning, match="`observe` was never called"):
+        weighed_step(clipper, model, batches[0])
+
+
+def test_what_is_written_into_a_record_does_not_reach_the_next_step() -> None:
+    model = mlp()
+    clipper = build(model)
+    first, second = make_batches(2)
+    factors = observe_skewed(clipper).clone()
+    weighed_step(clipper, model, first).factors.zero_()
+    model.zero_grad()
+    assert torch.equal(weighed_step(clipper, model, second).factors, factors)
+
+
 def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     batches = make_batches(12, dtype=torch.float32)
 
