@@ -16,7 +16,7 @@ def test_changes_have_their_interval_and_arms_that_are_missing_say_so() -> None:
     runs.loc[test, "accuracy"] = [0.83, 0.84, 0.85]
     found = record(runs)
     table = untuned_table([found], "accuracy")
-    assert table.loc["fair_cap@2", "Toy"].startswith("-0.010 ± 0.0")
+    assert str(table.loc["fair_cap@2", "Toy"]).startswith("-0.010 ± 0.0")
     assert table.loc["reweight@0.5", "Toy"] == "not run"
     tables = [part for part in untuned_section([found]).body if isinstance(part, Table)]
     shown = {table.caption: table.frame.loc["fair_cap@2", "Toy"] for table in tables}
