@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fairclip.metrics import Notes, Section, Table
-from fairclip.study._families import OURS, PRIMARY, RIVALS
+from fairclip.study._families import PRIMARY, RIVALS
 from fairclip.study._goal import (
     BOTH,
     above_nothing_somewhere,
@@ -23,7 +23,7 @@ def not_here_section(records: Sequence[Record]) -> Section:
     notes = [
         f"{record.setting.title}, {family}: {'; '.join(found)}."
         for record in records
-        for family in OURS
+        for family in PRIMARY
         if (found := not_above_simple(family, record.verdicts))
     ]
     nothing = [r.setting.title for r in records if not above_nothing_somewhere(r.verdicts)]

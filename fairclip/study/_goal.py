@@ -140,5 +140,5 @@ def not_above_simple(family: str, verdicts: pd.DataFrame) -> list[str]:
     found = []
     for verdict, phrase in phrases.items():
         for view, rows in own[own["verdict"] == verdict].groupby("view", sort=False):
-            found.append(f"{phrase.format(' and '.join(rows['rival']))} ({view})")
+            found.append(f"{phrase.format(', '.join(rows['rival']))} ({view})")
     return found

@@ -134,9 +134,7 @@ def test_where_not_to_use_it_is_said(saved: Path) -> None:
     part = text(saved).partition("## Where fair clipping should not be used")[2].partition("##")[0]
     assert "better than doing nothing (unclipped) on 1 of 2 settings: Loss" in part
     assert "all three, on 1 of 2 settings: Loss" in part
-    assert (
-        "NormCap: worse than label reweighting and thresholds and reweighting (worst cell)" in part
-    )
+    assert "NormCap: worse than label reweighting, thresholds, reweighting (worst cell)" in part
     assert "Gain" not in part
 
 
