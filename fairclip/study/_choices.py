@@ -18,34 +18,44 @@ from fairclip.study._sensitivity import ALTERNATIVES, invalid_on_test
 from fairclip.study._views import VIEWS
 
 
-def not_here_section(records: Sequence[Record]) -> Section:
-    """Say in which settings simpler methods do as well or better, and where nothing does."""
+def not_here_section(records: Sequence[Record], others: Sequence[Record]) -> Section:
+    """Say in which settings simpler methods do as well or better, and where nothing does.
+
+    Args:
+        records: Of the settings that count for the goal.
+        others: Of other models, which are counted apart.
+    """
     notes = [
         f"{record.setting.title}, {family}: {'; '.join(found)}."
         for record in records
         for family in PRIMARY
         if (found := not_above_simple(family, record.verdicts))
     ]
-    nothing = [r.setting.title for r in records if not above_nothing_somewhere(r.verdicts)]
-    simple = [r.setting.title for r in records if not above_simple_somewhere(r.verdicts)]
     return Section(
         "Where fair clipping should not be used",
         (
             "Label reweighting and thresholds need no group, reweighting needs only the groups' "
-            "sizes. Where fair clipping is not better than one of them, these figures are no "
-            "reason to prefer it to that one; where it is not better than unclipped, none to use "
-            "it at all.",
-            "In neither picture is a family of ours better than doing nothing (unclipped) on "
-            f"{_counted(nothing, records)}",
-            "In neither picture is a family of ours better than label reweighting, thresholds and "
-            f"reweighting, all three, on {_counted(simple, records)}",
+            "sizes. Where fair clipping is not shown to be better than one of them, these figures "
+            "are no reason to prefer it to that one: begin with what needs less. Where it is not "
+            "shown to be better than unclipped, they are none to use it at all.",
+            *_counted(records, "settings"),
+            *(_counted(others, "settings with logistic regression") if others else ()),
             Notes(tuple(notes)),
         ),
     )
 
 
-def _counted(titles: Sequence[str], records: Sequence[Record]) -> str:
-    return f"{len(titles)} of {len(records)} settings: {'; '.join(titles) or 'none'}."
+def _counted(records: Sequence[Record], what: str) -> tuple[str, ...]:
+    nothing = [r.setting.title for r in records if not above_nothing_somewhere(r.verdicts)]
+    simple = [r.setting.title for r in records if not above_simple_somewhere(r.verdicts)]
+    return tuple(
+        f"In neither picture is a family of ours shown to be better than {rival} on {len(titles)} "
+        f"of {len(records)} {what}: {'; '.join(titles) or 'none'}."
+        for rival, titles in (
+            ("doing nothing (unclipped)", nothing),
+            ("label reweighting, thresholds and reweighting, all three,", simple),
+        )
+    )
 
 
 def choices_section(records: Sequence[Record]) -> Section:

@@ -134,8 +134,8 @@ def not_above_simple(family: str, verdicts: pd.DataFrame) -> list[str]:
     own = verdicts[(verdicts["family"] == family) & verdicts["rival"].isin((BASELINE, *SIMPLE))]
     phrases = {
         "worse": "worse than {}",
-        "no worse": "no better than {}",
-        "undecided": "not shown to be better than {}",
+        "no worse": "no worse and not shown to be better than {}",
+        "undecided": "undecided against {}",
     }
     found = []
     for verdict, phrase in phrases.items():

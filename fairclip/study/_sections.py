@@ -17,6 +17,11 @@ _RULES = {
     "equalized odds": "the least equalized odds difference of the valid arms",
 }
 
+_CELLS = (
+    "Recall of each cell with those arms; of y=1 it is the TPR, of y=0 1 - FPR. The worst cell "
+    "accuracy above is the mean of each seed's least recall, and so at most the least mean here."
+)
+
 
 def setting_section(record: Record) -> Section:
     """Show fronts, chosen arms and who gained and lost."""
@@ -46,7 +51,7 @@ def setting_section(record: Record) -> Section:
             "(hundredths) of the figure, in the mean over accuracy budgets of 0 to 10 points; 1 "
             "point is 0.001 of hypervolume.",
         ),
-        Table(cells, "Recall of each cell with those arms; of y=1 it is the TPR, of y=0 1 - FPR."),
+        Table(cells, _CELLS),
     ]
     return Section(record.setting.title, tuple(body))
 

@@ -24,6 +24,15 @@ UNTUNED = (
     "torchjd:UPGrad@0.4",
 )
 
+_KEY = (
+    "fair_cap@R is NormCap with ratio R over all cells, fair_cap_label@R within each label, and "
+    "+balance moves it towards labels of equal weight; target_cap@g and target_cap_worst@g are "
+    "TargetCap for equalized odds and for the worst cell with gap g. A smaller R or g caps more. "
+    "label_reweight@p, reweight@p and reweight_within@p weigh rows by n^-p, n being the rows of "
+    "the label, of the cell, and of the cell within its label; a larger p does more. Of the others "
+    "the number is a step size, a strength or a preference."
+)
+
 
 def untuned_section(records: Sequence[Record]) -> Section:
     """Show the changes of each figure that such an arm brings, by setting."""
@@ -39,6 +48,7 @@ def untuned_section(records: Sequence[Record]) -> Section:
             "and TargetCap were made on some of these tables. Higher is better but for the "
             "equalized odds difference, which a step towards a constant prediction makes smaller "
             "too. Methods with cuts fitted to a table have no such arm.",
+            _KEY,
             *tables,
         ),
     )

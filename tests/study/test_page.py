@@ -50,8 +50,9 @@ def test_the_first_lines_are_the_answer(saved: Path) -> None:
     lead = text(saved).splitlines()[2]
     assert lead.startswith(
         "NormCap: goal not met. NormCap+balance: goal not met. TargetCap: goal not met. Of 3 "
-        "settings, better or no worse than every rival (goal 6): NormCap 1, NormCap+balance 1, "
-        "TargetCap 1; better than both families that know no group (goal 4): NormCap 1, "
+        "settings, better or no worse than every rival (goal: at least 6): NormCap 1, "
+        "NormCap+balance 1, TargetCap 1; better than label reweighting and thresholds, which know "
+        "no group (goal: at least 4): NormCap 1, "
     )
 
 
@@ -133,6 +134,7 @@ def test_a_margin_that_is_too_fine_for_the_seeds_is_said() -> None:
 def test_where_not_to_use_it_is_said(saved: Path) -> None:
     part = text(saved).partition("## Where fair clipping should not be used")[2].partition("##")[0]
     assert "better than doing nothing (unclipped) on 1 of 2 settings: Loss" in part
+    assert "(unclipped) on 0 of 1 settings with logistic regression: none." in part
     assert "all three, on 1 of 2 settings: Loss" in part
     assert "NormCap: worse than label reweighting, thresholds, reweighting (worst cell)" in part
     assert "Gain" not in part
